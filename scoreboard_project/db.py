@@ -1,0 +1,58 @@
+"""PostgreSQL from where Django's ORM does not reach: one prepared statement a batch, and work off the event loop."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psycopg
+import psycopg_pool
+from django.db import DatabaseError, close_old_connections, connection
+from psycopg.rows import dict_row
+
+from scoreboard_project.errors import Unavailable
+
+T = TypeVar("T")
+
+# What "PostgreSQL cannot be reached, or not in time" looks like; anything else is a fault of ours.
+Outage = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg.InterfaceError)
+
+_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
+
+
+def run_statement(sql: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Run one statement as one transaction, prepared on the server, on this thread's kept connection.
+
+    Returns: its rows. Raises: `Unavailable` where PostgreSQL is away; then the outcome of a write is unknown, and asking
+    again with the same keys must give the true answer.
+    """
+    for last_try in (False, True):
+        try:
+            connection.ensure_connection()
+            # Not Django's cursor: that one binds on the client, and PostgreSQL would plan the statement anew each time.
+            with psycopg.Cursor(connection.connection, row_factory=dict_row) as cursor:
+                return cursor.execute(sql, params, prepare=True, binary=True).fetchall()
+        except (*Outage, DatabaseError) as exc:
+            connection.close()
+            if not is_outage(exc):
+                raise
+            if last_try:
+                raise Unavailable from exc
+    raise AssertionError("unreachable")
+
+
+def is_outage(exc: BaseException) -> bool:
+    """Whether an error of Django's or psycopg's means that PostgreSQL is away, slow or refusing."""
+    return isinstance(exc, Outage) or isinstance(exc.__cause__, Outage)
+
+
+async def off_loop(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run blocking work in one of a few threads; its database connection goes back to the pool afterwards."""
+
+    def run() -> T:
+        try:
+            return work(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return await asyncio.get_running_loop().run_in_executor(_threads, run)

@@ -1,0 +1,230 @@
+"""Every setting, once. The environment decides; docs/settings.md explains each name."""
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
+
+from scoreboard_project import engines, env, logs
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- Where it listens and keeps its files -----------------------------------------------------------------------------
+HOST = env.text("HOST", "127.0.0.1")
+PORT = env.whole("PORT", 8000)
+WEB_PROCESSES = env.whole("WEB_PROCESSES", 1, least=1)
+DATA_DIR = Path(env.text("DATA_DIR", str(BASE_DIR / ".data"))).resolve()
+DEBUG = env.switch("DEBUG")
+SAMPLE_DATA = env.switch("SAMPLE_DATA")
+
+# --- PostgreSQL and Redis ---------------------------------------------------------------------------------------------
+EMBEDDED_POSTGRES = not env.text("DATABASE_URL", "")
+EMBEDDED_REDIS = not env.text("REDIS_URL", "")
+DATABASE_URL = env.text("DATABASE_URL", engines.postgres_url(DATA_DIR))
+REDIS_URL = env.text("REDIS_URL", engines.redis_url(DATA_DIR))
+
+
+def _database(name: str, url: str) -> dict:
+    try:
+        parts = conninfo_to_dict(url)
+    except Exception as exc:
+        raise ImproperlyConfigured(f"{name} is not a PostgreSQL URL (postgresql://user:password@host/database).") from exc
+    known = {key: str(parts.pop(key, None) or "") for key in ("dbname", "user", "password", "host", "port")}
+    pool = {"min_size": 1, "max_size": 10, "timeout": 2, "max_waiting": 100}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": known["dbname"],
+        "USER": known["user"],
+        "PASSWORD": known["password"],
+        "HOST": known["host"],
+        "PORT": known["port"],
+        "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"pool": pool, "connect_timeout": 2, **parts},
+    }
+
+
+DATABASES = {"default": _database("DATABASE_URL", DATABASE_URL)}
+if env.text("DATABASE_REPLICA_URL", ""):
+    DATABASES["replica"] = _database("DATABASE_REPLICA_URL", env.text("DATABASE_REPLICA_URL")) | {"TEST": {"MIRROR": "default"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "cache",
+        "OPTIONS": {
+            # The library's default is pickle: code execution for whoever can write to Redis.
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            "IGNORE_EXCEPTIONS": True,
+            "SOCKET_TIMEOUT": 0.25,
+            "SOCKET_CONNECT_TIMEOUT": 0.25,
+        },
+    }
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        # redis-py's own 5 s socket timeout would kill idle receivers.
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 30, "socket_connect_timeout": 2}]},
+    }
+}
+
+# --- Secrets: made once for the embedded default, required otherwise --------------------------------------------------
+_made = engines.secrets(DATA_DIR) if EMBEDDED_POSTGRES else {}
+SECRET_KEY = env.text("SECRET_KEY", _made.get("SECRET_KEY"))
+JWT_SIGNING_KEY = env.text("JWT_SIGNING_KEY", _made.get("JWT_SIGNING_KEY"))
+SCORE_TOKEN_KEYS = env.key_ring(env.text("SCORE_TOKEN_KEYS", _made.get("SCORE_TOKEN_KEYS")))
+if len(JWT_SIGNING_KEY.encode()) < 32:
+    raise ImproperlyConfigured("JWT_SIGNING_KEY is shorter than 32 bytes.")
+
+# --- The scoreboard's own numbers -------------------------------------------------------------------------------------
+ACTION_RATE_LIMIT = env.whole("ACTION_RATE_LIMIT", 10)
+SCORE_RATE_LIMIT = env.whole("SCORE_RATE_LIMIT", 10)
+SIGN_IN_FAILURE_LIMIT = env.whole("SIGN_IN_FAILURE_LIMIT", 5)
+SCORE_TOKEN_TTL_SECONDS = env.whole("SCORE_TOKEN_TTL_SECONDS", 60, least=1)
+LIVE_INTERVAL_MS = env.whole("LIVE_INTERVAL_MS", 100, least=1)
+MAX_BODY_BYTES = 16 * 1024
+
+# --- Who may talk to us -----------------------------------------------------------------------------------------------
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+TRUSTED_PROXY_HOPS = env.whole("TRUSTED_PROXY_HOPS", 0)
+HTTPS = env.switch("HTTPS")
+SECURE_SSL_REDIRECT = False  # the gateway's work; this process never sees plain HTTP where HTTPS is on
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:", "https:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024  # admin forms; the API takes MAX_BODY_BYTES
+
+# --- Django -----------------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    *(["daphne"] if DEBUG else []),  # its runserver; no production process should carry Twisted
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "channels",
+    "scoreboard_project",
+    "leaderboard",
+    "actions",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "scoreboard_project.urls"
+ASGI_APPLICATION = "scoreboard_project.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "scoreboard_project.pages.site",
+            ]
+        },
+    }
+]
+AUTH_USER_MODEL = "leaderboard.Player"
+AUTHENTICATION_BACKENDS = ["scoreboard_project.sign_in.GatedBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "/"
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English")]
+TIME_ZONE = "UTC"
+USE_I18N = USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.text("STATIC_ROOT", str(DATA_DIR / "static")))
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+# --- REST -------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],  # never the browsable API
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SIMPLE_JWT = {
+    "SIGNING_KEY": JWT_SIGNING_KEY,
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=1),
+    "AUDIENCE": "scoreboard",
+    "ISSUER": "scoreboard",
+    "USER_ID_CLAIM": "sub",
+    "UPDATE_LAST_LOGIN": False,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Live scoreboard",
+    "DESCRIPTION": "Complete an action, get a score token, redeem it, and watch the board move.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": ["scoreboard_project.api.wrap_schema_in_envelope"],
+}
+
+# --- Logs -------------------------------------------------------------------------------------------------------------
+LOG_LEVEL = env.one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = env.one_of("LOG_FORMAT", "console" if sys.stderr.isatty() else "json", ("console", "json"))
+LOGGING_CONFIG = None
+logs.configure(level=LOG_LEVEL, form=LOG_FORMAT)
+
+# prometheus-client reads this when it is first imported; several processes then share their counters through files.
+if WEB_PROCESSES > 1:
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(DATA_DIR / "metrics"))
+    Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(parents=True, exist_ok=True)
