@@ -1,0 +1,151 @@
+"""The live socket: knows the wire, and who is at the other end; what is shown comes from the hub."""
+
+import asyncio
+import json
+from collections import deque
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from channels.exceptions import StopConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from leaderboard import live
+from leaderboard.outbox import Outbox
+from scoreboard_project import sign_in
+from scoreboard_project.errors import Unauthorized
+
+MAX_MESSAGE_BYTES = 4 * 1024
+MESSAGES_A_SECOND = 20
+BAD_TOKEN, FLOOD = 4401, 4429
+
+
+def origin_allowed(headers: list[tuple[bytes, bytes]], secure: bool) -> bool:
+    """Whether a browser's page may open this socket: same host, port and scheme, or a trusted origin. No Origin: no browser."""
+    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+    if not origins:
+        return True
+    if len(origins) > 1:
+        return False
+    origin = origins[0].lower()
+    if origin in {trusted.lower() for trusted in settings.CSRF_TRUSTED_ORIGINS}:
+        return True
+    host = next((value.decode("latin-1").lower() for name, value in headers if name == b"host"), "")
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    scheme = "https" if secure or settings.HTTPS else "http"
+    domain, _port = split_domain_port(host)
+    same = parts.scheme == scheme and _with_port(parts.netloc, scheme) == _with_port(host, scheme)
+    return same and not parts.path and bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+def _with_port(netloc: str, scheme: str) -> str:
+    domain, port = split_domain_port(netloc)
+    return f"{domain}:{port or ('443' if scheme == 'https' else '80')}"
+
+
+class LiveConsumer(AsyncWebsocketConsumer):
+    """One viewer. Its process's hub is the channel-layer group's member, so the consumer itself joins no group."""
+
+    channel_layer_alias = "none: the hub listens for the whole process"
+
+    outbox: Outbox | None = None
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        # Channels' own version hops through a thread for each message, to close database connections we never open here.
+        await getattr(self, message["type"].replace(".", "_"))(message)
+
+    async def connect(self) -> None:
+        if not origin_allowed(self.scope["headers"], self.scope.get("scheme") == "wss"):
+            await self.close()
+            return
+        try:
+            player_id = await self._who()
+        except Unauthorized:
+            await self.close()
+            return
+        await self.accept()
+        hub = live.hub()
+        self.outbox = Outbox(self.base_send)
+        self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
+        if player_id:
+            hub.know_player(self.outbox, player_id)
+        self.outbox.say(await hub.initial())
+        hub.join(self.outbox)
+
+    async def disconnect(self, code: int) -> None:
+        if self.outbox is not None:
+            live.hub().leave(self.outbox)
+            self.outbox.close()
+        raise StopConsumer
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        assert self.outbox is not None
+        now = asyncio.get_running_loop().time()
+        if len(self._seen) == MESSAGES_A_SECOND and now - self._seen[0] < 1:
+            await self.close(FLOOD)
+            return
+        self._seen.append(now)
+        handlers = {"subscribe": self._subscribe, "ping": self._ping, "authenticate": self._authenticate}
+        message = self._parsed(text_data)
+        handler = handlers.get(str(message.get("action"))) if message is not None else None
+        if handler:
+            assert message is not None
+            await handler(message)
+        elif message is not None:
+            self._error("UNKNOWN_ACTION", "Known actions: subscribe, ping, authenticate.")
+
+    def _parsed(self, text: str | None) -> dict[str, Any] | None:
+        if text is not None and len(text.encode()) > MAX_MESSAGE_BYTES:
+            self._error("PAYLOAD_TOO_LARGE", "A message is at most 4 KiB.")
+            return None
+        try:
+            message = json.loads(text or "")
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            self._error("INVALID_MESSAGE", 'Send a JSON object with an "action".')
+            return None
+        return message
+
+    async def _subscribe(self, message: dict[str, Any]) -> None:
+        assert self.outbox is not None
+        if message.get("channel", "leaderboard") != "leaderboard":
+            self._error("UNKNOWN_CHANNEL", 'The one channel is "leaderboard".')
+            return
+        self.outbox.say(await live.hub().initial())
+
+    async def _ping(self, _message: dict[str, Any]) -> None:
+        assert self.outbox is not None
+        self.outbox.say(live.event("pong", {}))
+
+    async def _authenticate(self, message: dict[str, Any]) -> None:
+        assert self.outbox is not None
+        try:
+            claims = sign_in.check_access(str(message.get("token", "")))
+        except Unauthorized:
+            await self.close(BAD_TOKEN)
+            return
+        live.hub().know_player(self.outbox, str(claims.player_id))
+
+    def _error(self, code: str, text: str) -> None:
+        assert self.outbox is not None
+        self.outbox.say(live.event("error", {"code": code, "message": text}))
+
+    async def _who(self) -> str | None:
+        """The player's id from the header, the query or the session cookie; None for a visitor. Raises: `Unauthorized`."""
+        headers = dict(self.scope["headers"])
+        bearer = headers.get(b"authorization", b"").decode("latin-1")
+        if bearer:
+            return str(sign_in.check_header(bearer).player_id)
+        if token := parse_qs(self.scope["query_string"].decode("latin-1")).get("token"):
+            return str(sign_in.check_access(token[0]).player_id)
+        return await self._session_player(headers.get(b"cookie", b"").decode("latin-1"))
+
+    async def _session_player(self, cookie_header: str) -> str | None:
+        cookie = SimpleCookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
+        return await sign_in.session_player(cookie.value) if cookie else None

@@ -1,0 +1,123 @@
+"""Keeping the Redis copy equal to the ledger, whatever is lost or killed.
+
+Each second one server process (whoever gets PostgreSQL's advisory lock) re-applies the changes since the watermark that
+the board does not have; a change whose process died between COMMIT and the board is among them. A board without a
+watermark (first start, FLUSHALL, empty restart) is rebuilt from SQL aside and swapped in.
+"""
+
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+
+import structlog
+from django.db import connection, transaction
+
+from leaderboard import board, ledger, live
+from leaderboard.models import Score
+from scoreboard_project import metrics
+
+log = structlog.get_logger(__name__)
+
+_LOCK = 0x5C0EB0A2D  # any number, the same in every process
+CHUNK = 5_000
+
+# Every change stamped up to here is visible: no transaction that began earlier is still to commit.
+_SETTLED = """
+SELECT least(now(), min(xact_start)) - interval '1 millisecond' FROM pg_stat_activity
+WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
+def heal() -> int:
+    """One round, if no other process is at it. Returns: how many players the board was wrong about (−1: not our turn).
+
+    Raises: `redis_client.Down`; Django's and psycopg's errors.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
+        if not cursor.fetchone()[0]:
+            return -1
+        mark = board.watermark()
+        if mark is None:
+            return rebuild()
+        behind = _reapply(since=mark)
+        metrics.board_drift.set(behind)
+        return behind
+
+
+def rebuild() -> int:
+    """Make the board anew from PostgreSQL and swap it in while it is being read. Returns: how many players are on it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
+    try:
+        count = 0
+        mark = _settled()
+
+        def everyone() -> Iterator[list[board.Standing]]:
+            nonlocal count
+            scores = Score.objects.filter(revision__gt=0).select_related("player").iterator(chunk_size=CHUNK)
+            while chunk := [ledger.standing(score) for score in islice(scores, CHUNK)]:
+                count += len(chunk)
+                yield chunk
+
+        seq = board.rebuild(everyone(), board.microseconds(mark))
+        _reapply(since=board.microseconds(mark))
+        live.announce(changed=True, gains=[])
+        log.info("board_rebuilt", players=count, seq=seq)
+        return count
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET statement_timeout")
+
+
+def _settled() -> datetime:
+    with connection.cursor() as cursor:
+        cursor.execute(_SETTLED)
+        return cursor.fetchone()[0]
+
+
+def _reapply(*, since: int) -> int:
+    """Place what changed after `since` (PostgreSQL's clock, µs) and the board lacks; move the watermark on."""
+    mark = _settled()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT player_id, revision FROM leaderboard_score WHERE revision > 0 "
+            "AND updated_at >= to_timestamp(%s / 1000000.0) - interval '1 millisecond'",
+            [since],
+        )
+        changed: list[tuple[uuid.UUID, int]] = cursor.fetchall()
+    behind = 0
+    while changed:
+        chunk, changed = changed[:CHUNK], changed[CHUNK:]
+        held = board.revisions([player_id for player_id, _ in chunk])
+        stale = [player_id for (player_id, revision), have in zip(chunk, held, strict=True) if have < revision]
+        behind += len(stale)
+        if stale:
+            scores = Score.objects.filter(pk__in=stale).select_related("player")
+            placed = board.place([ledger.standing(score) for score in scores])
+            live.announce(changed=placed.changed, gains=[])
+    board.advance(board.microseconds(mark))
+    return behind
+
+
+def disagreements() -> list[str]:
+    """Every player whose score is not the sum of its ledger, or whom the board shows wrongly; one sentence each."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT p.username, s.total_score, coalesce(sum(e.points), 0), count(e.id), s.revision "
+            "FROM leaderboard_score s JOIN leaderboard_player p ON p.id = s.player_id "
+            "LEFT JOIN leaderboard_scoreentry e ON e.player_id = s.player_id "
+            "GROUP BY p.username, s.total_score, s.revision HAVING s.total_score <> coalesce(sum(e.points), 0)"
+        )
+        wrong = [f"{name}: score {total}, but the ledger adds up to {added}" for name, total, added, _, _ in cursor]
+    scores = Score.objects.filter(revision__gt=0, total_score__gt=0, suspended=False, hidden=False)
+    in_order = scores.order_by("-total_score", "reached_at", "player_id").select_related("player")
+    shown = board.everyone()
+    for rank, score in enumerate(in_order.iterator(chunk_size=CHUNK), start=1):
+        mine = (rank, score.total_score)
+        theirs = shown.pop(score.player_id, None)
+        if theirs != mine:
+            wrong.append(f"{score.player.username}: rank and score are {mine}, but the board has {theirs}")
+    wrong += [f"player {player_id}: on the board at {place}, but should not be" for player_id, place in shown.items()]
+    return wrong

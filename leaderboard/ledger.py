@@ -1,0 +1,221 @@
+"""The only writer of points. A score is the sum of its ledger lines; what this module returns is committed.
+
+Awards come in batches, one statement a batch (`award`); corrections by staff one at a time (`correct`). After either the
+board is told and the sockets hear of it; if Redis is away, the reconciler does so later, and nobody's request fails.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from django.db import connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from leaderboard import board, live
+from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
+from scoreboard_project.db import run_statement
+from scoreboard_project.errors import Conflict
+from scoreboard_project.redis_client import Down
+
+log = structlog.get_logger(__name__)
+
+# {claims} yields: i, source, player_id, points, refusal (NULL: may be paid). One line a player and batch: `held` locks the
+# players' scores, leaving out those that another transaction holds (they are "busy", and so is a player's second line),
+# because waiting for one player would make everybody wait. ON CONFLICT is the last guard: no source ever counts twice.
+# The request id becomes the transaction's application_name, for pg_stat_activity and PostgreSQL's own log.
+_AWARD = """
+WITH claim AS MATERIALIZED ({claims}),
+named AS MATERIALIZED (SELECT set_config('application_name', %(request_id)s, true)),
+held AS MATERIALIZED (
+    SELECT player_id, total_score, suspended FROM leaderboard_score
+    WHERE player_id = ANY (ARRAY(SELECT player_id FROM claim WHERE refusal IS NULL))
+    ORDER BY player_id FOR NO KEY UPDATE SKIP LOCKED
+),
+judged AS MATERIALIZED (
+    SELECT c.i, c.source, c.player_id, c.points, h.total_score, p.username, p.avatar_url,
+           e.points AS used_points, e.score_after AS used_score, e.created_at AS used_at,
+           CASE WHEN c.refusal IS NOT NULL THEN c.refusal
+                WHEN e.source IS NOT NULL THEN 'used'
+                WHEN NOT p.is_active THEN 'inactive'
+                WHEN h.player_id IS NULL THEN 'busy'
+                WHEN h.suspended THEN 'suspended'
+                WHEN h.total_score + c.points > {max_score} THEN 'full'
+           END AS refusal
+    FROM named, claim c
+    LEFT JOIN leaderboard_player p ON p.id = c.player_id
+    LEFT JOIN leaderboard_scoreentry e ON e.source = c.source
+    LEFT JOIN held h ON h.player_id = c.player_id
+),
+entry AS (
+    INSERT INTO leaderboard_scoreentry (player_id, points, score_after, source, created_at)
+    SELECT DISTINCT ON (player_id) player_id, points, total_score + points, source, now()
+    FROM judged WHERE refusal IS NULL ORDER BY player_id, i
+    ON CONFLICT (source) DO NOTHING
+    RETURNING player_id, points, score_after, source, created_at
+),
+moved AS (
+    UPDATE leaderboard_score s
+    SET total_score = entry.score_after, revision = s.revision + 1, reached_at = entry.created_at, updated_at = now()
+    FROM entry WHERE s.player_id = entry.player_id
+    RETURNING s.player_id, s.revision, s.hidden
+)
+SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden,
+       CASE WHEN n.source IS NOT NULL THEN 'paid' ELSE coalesce(j.refusal, 'busy') END AS verdict,
+       coalesce(n.points, j.used_points) AS points,
+       coalesce(n.score_after, j.used_score) AS score_after,
+       coalesce(n.created_at, j.used_at) AS created_at
+FROM judged j LEFT JOIN entry n ON n.source = j.source AND j.refusal IS NULL LEFT JOIN moved m ON m.player_id = n.player_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What became of one claim.
+
+    Attributes:
+        verdict: `paid`; `used` (this source was paid before: the other fields say what for); `busy` (ask again);
+            `inactive`, `suspended`, `full`; or the refusal that the claims query gave.
+        points, score_after, created_at: of the ledger line, where there is one.
+        rank: the place on the public board now; None where the board does not show or does not know it.
+    """
+
+    verdict: str
+    player_id: uuid.UUID
+    points: int = 0
+    score_after: int = 0
+    created_at: datetime | None = None
+    rank: int | None = None
+
+
+class BelowZero(Conflict):
+    """A correction may not take more points than the player has."""
+
+    message = "That would take the score below zero."
+
+
+class AlreadyReversed(Conflict):
+    """A ledger line is reversed once."""
+
+    message = "This award has already been reversed."
+
+
+def award_statement(claims: str) -> str:
+    """The one statement that pays a batch. `claims`: a SELECT of i, source, player_id, points, refusal."""
+    return _AWARD.format(claims=claims, max_score=MAX_SCORE)
+
+
+def award(statement: str, params: Mapping[str, Any], request_ids: Sequence[str]) -> dict[int, Line]:
+    """Pay a batch: one transaction, one statement; then the board and the sockets.
+
+    Args:
+        statement: made once by `award_statement`.
+        params: for its claims.
+        request_ids: of the requests in this batch.
+
+    Returns: the lines by `i`; a claim that the query did not yield is not in it. Raises: `Unavailable`.
+    """
+    name = request_ids[0] if len(request_ids) == 1 else f"{request_ids[0][:50]}+{len(request_ids) - 1}"
+    rows = run_statement(statement, {**params, "request_id": name})
+    paid = [row for row in rows if row["verdict"] == "paid"]
+    shown = _show([_standing(row) for row in paid], [row["points"] for row in paid]) if paid else []
+    ranks = dict(zip([row["i"] for row in paid], shown, strict=True))
+    return {
+        row["i"]: Line(
+            verdict=row["verdict"],
+            player_id=row["player_id"],
+            points=row["points"] or 0,
+            score_after=row["score_after"] or 0,
+            created_at=row["created_at"],
+            rank=ranks.get(row["i"]),
+        )
+        for row in rows
+    }
+
+
+def correct(*, act: ModerationAct, points: int, reverses: ScoreEntry | None = None) -> ScoreEntry:
+    """Add a staff member's line and move the score. Joins the caller's transaction.
+
+    Args:
+        act: the saved act that says who and why; its id is the line's source.
+        points: to add; below zero to take away.
+        reverses: the award that this line takes back.
+
+    Raises: `BelowZero`, `AlreadyReversed`.
+    """
+    score = Score.objects.select_for_update().get(player_id=act.player_id)
+    if reverses is not None and ScoreEntry.objects.filter(reverses=reverses).exists():
+        raise AlreadyReversed
+    after = score.total_score + points
+    if not 0 <= after <= MAX_SCORE:
+        raise BelowZero if after < 0 else Conflict("That would take the score above what it can hold.")
+    entry = ScoreEntry.objects.create(
+        player_id=act.player_id, points=points, score_after=after, source=act.id, act=act, reverses=reverses
+    )
+    change(score, gained=points, total_score=after, reached_at=Now())
+    return entry
+
+
+def change(score: Score, *, gained: int = 0, **fields: Any) -> None:
+    """Write to a score that is locked (`select_for_update`), and show it once that is committed."""
+    Score.objects.filter(pk=score.pk).update(**fields, revision=F("revision") + 1, updated_at=Now())
+
+    def show() -> None:
+        _show([standing(Score.objects.select_related("player").get(pk=score.pk))], [gained])
+
+    transaction.on_commit(show, robust=True)
+
+
+def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]]) -> None:
+    """First ledger lines in bulk, for sample players: (player, act, points above 0), each player new. The board is not told."""
+    entries = [
+        ScoreEntry(player_id=player, points=points, score_after=points, source=act, act_id=act) for player, act, points in opening
+    ]
+    ScoreEntry.objects.bulk_create(entries)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE leaderboard_score "
+            "SET total_score = o.points, revision = 1, reached_at = clock_timestamp(), updated_at = now() "
+            "FROM unnest(%s::uuid[], %s::bigint[]) AS o (player, points) WHERE player_id = o.player",
+            [[player for player, _, _ in opening], [points for _, _, points in opening]],
+        )
+
+
+def standing(score: Score) -> board.Standing:
+    """What the board is to show of a score (its `player` already fetched)."""
+    player: Player = score.player
+    return board.Standing(
+        score.player_id,
+        score.revision,
+        score.total_score,
+        score.reached_at,
+        score.listed,
+        player.username,
+        player.avatar_url,
+    )
+
+
+def _standing(row: dict[str, Any]) -> board.Standing:
+    listed = not row["hidden"]
+    return board.Standing(
+        row["player_id"], row["revision"], row["score_after"], row["created_at"], listed, row["username"], row["avatar_url"]
+    )
+
+
+def _show(standings: Sequence[board.Standing], gained: Sequence[int]) -> list[int | None]:
+    """The new ranks; all None while the board is away or cold. The points are safe by now: nothing here may raise."""
+    try:
+        placed = board.place(standings)
+    except (Down, board.Cold) as exc:
+        log.warning("board_not_reached", players=len(standings), error=type(exc).__name__)
+        placed = board.Placed(seq=0, changed=False, ranks=[None] * len(standings))
+    gains = [
+        live.Gain(standing.player_id, standing.points, points, rank)
+        for standing, points, rank in zip(standings, gained, placed.ranks, strict=True)
+        if points
+    ]
+    live.announce(changed=placed.changed, gains=gains)
+    return placed.ranks

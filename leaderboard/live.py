@@ -1,0 +1,209 @@
+"""From a commit to every open scoreboard: one hub per server process, the channel-layer group's one member there.
+
+The hub encodes each picture once and starts the same text on every local socket, never waiting for one: a socket that is
+still busy gets the newest picture when it is free, and none in between. Pictures go out at most once an interval.
+"""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+
+from leaderboard import board, reading
+from leaderboard.outbox import Outbox
+from scoreboard_project import metrics
+from scoreboard_project.db import off_loop
+
+log = structlog.get_logger(__name__)
+
+EVERY_HUB = "scoreboard.live"  # the channel-layer group
+LOST_NEWS_SECONDS = 1.0  # how long a lost pub/sub message may go unnoticed
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A player's score has moved. `points`: whole, below zero for a correction. `rank`: None where not on the board."""
+
+    player_id: uuid.UUID
+    score: int
+    points: int
+    rank: int | None
+
+
+def announce(*, changed: bool, gains: Sequence[Gain]) -> None:
+    """Tell every server process that the top 10 `changed`, and who gained what. From any thread; never raises."""
+    news = {
+        "type": "news",
+        "changed": changed,
+        "gains": [[str(gain.player_id), gain.score, gain.points, gain.rank] for gain in gains],
+    }
+    try:
+        if _hub is not None and _hub.loop.is_running():
+            asyncio.run_coroutine_threadsafe(_publish(news), _hub.loop)
+        else:
+            async_to_sync(_publish)(news)
+    except Exception as exc:
+        log.warning("news_not_sent", error=type(exc).__name__)
+
+
+async def _publish(news: dict[str, Any]) -> None:
+    try:
+        await get_channel_layer().group_send(EVERY_HUB, news)
+    except Exception as exc:  # the hubs look for themselves each second: nothing is lost but time
+        log.warning("news_not_sent", error=type(exc).__name__)
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    """A server event as the wire has it, encoded."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"event": name, "data": data, "timestamp": now}, ensure_ascii=False, separators=(",", ":"))
+
+
+def changed_positions(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Who entered, left, moved or scored between two top 10s; a null rank is a place outside them."""
+    old = {row["userId"]: row for row in before}
+    new = {row["userId"]: row for row in after}
+    moved = []
+    for user_id in {**new, **old}:
+        was, now = old.get(user_id), new.get(user_id)
+        if was and now and (was["rank"], was["score"]) == (now["rank"], now["score"]):
+            continue
+        known = now or was
+        assert known is not None
+        moved.append(
+            {
+                "userId": user_id,
+                "previousRank": was and was["rank"],
+                "newRank": now and now["rank"],
+                "score": known["score"],
+            }
+        )
+    return moved
+
+
+@dataclass
+class Hub:
+    """This process's sockets and the newest picture. Lives on one event loop; everything but `announce` runs there."""
+
+    loop: asyncio.AbstractEventLoop
+    sockets: set[Outbox] = field(default_factory=set)
+    of_player: dict[str, set[Outbox]] = field(default_factory=lambda: defaultdict(set))
+    picture: board.Top | None = None
+    _stir: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: list[asyncio.Task] = field(default_factory=list)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pace())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def join(self, outbox: Outbox) -> None:
+        self.sockets.add(outbox)
+        metrics.sockets.set(len(self.sockets))
+
+    def leave(self, outbox: Outbox) -> None:
+        self.sockets.discard(outbox)
+        self.forget_player(outbox)
+        metrics.sockets.set(len(self.sockets))
+
+    def know_player(self, outbox: Outbox, player_id: str) -> None:
+        self.forget_player(outbox)
+        outbox.player_id = player_id
+        self.of_player[player_id].add(outbox)
+
+    def forget_player(self, outbox: Outbox) -> None:
+        if outbox.player_id and (mine := self.of_player.get(outbox.player_id)) is not None:
+            mine.discard(outbox)
+            if not mine:
+                del self.of_player[outbox.player_id]
+        outbox.player_id = None
+
+    async def initial(self) -> str:
+        """`leaderboard:initial`: the picture as of now."""
+        await self._ready.wait()
+        assert self.picture is not None
+        return event("leaderboard:initial", {"leaderboard": self.picture.rows, "seq": self.picture.seq})
+
+    async def _listen(self) -> None:
+        """Hear of every change, in whichever process it was made."""
+        layer = get_channel_layer()
+        while True:
+            try:
+                channel = await layer.new_channel()
+                await layer.group_add(EVERY_HUB, channel)
+                while True:
+                    self._hear(await layer.receive(channel))
+            except Exception as exc:
+                log.warning("live_layer_away", error=type(exc).__name__)
+                await asyncio.sleep(0.5)
+
+    def _hear(self, news: dict[str, Any]) -> None:
+        if news["changed"]:
+            self._stir.set()
+        for player_id, score, points, rank in news["gains"]:
+            for outbox in self.of_player.get(player_id, ()):
+                personal = {"previousScore": score - points, "newScore": score, "pointsAwarded": points, "rank": rank}
+                outbox.say(event("score:personal", personal))
+
+    async def _pace(self) -> None:
+        """A fresh look at the board when something stirred, at most once an interval, and each second in any case."""
+        while True:
+            started = self.loop.time()
+            try:
+                await self._look()
+            except Exception as exc:
+                log.warning("board_not_read", error=type(exc).__name__)
+            rest = settings.LIVE_INTERVAL_MS / 1000 - (self.loop.time() - started)
+            await asyncio.sleep(max(rest, 0))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stir.wait(), LOST_NEWS_SECONDS)
+            self._stir.clear()
+
+    async def _look(self) -> None:
+        new = await off_loop(reading.top, board.TOP)
+        old, self.picture = self.picture, new
+        self._ready.set()
+        if old is None or new.rows == old.rows:
+            return
+        if new.seq <= old.seq:  # read from PostgreSQL, which keeps no seq
+            self.picture = new = board.Top(old.seq + 1, new.changed_at, new.rows)
+        moved = changed_positions(old.rows, new.rows)
+        text = event("leaderboard:update", {"leaderboard": new.rows, "changedPositions": moved, "seq": new.seq})
+        for outbox in self.sockets:
+            outbox.show(text)
+        metrics.pictures.inc()
+
+
+_hub: Hub | None = None
+
+
+def hub() -> Hub:
+    """The hub of this process, started on the running loop at its first use."""
+    global _hub
+    loop = asyncio.get_running_loop()
+    if _hub is None or _hub.loop is not loop:
+        _hub = Hub(loop)
+        _hub.start()
+    return _hub
+
+
+async def stop() -> None:
+    """End the hub; the process is stopping."""
+    global _hub
+    if _hub is not None:
+        stopping, _hub = _hub, None
+        await stopping.stop()

@@ -1,0 +1,152 @@
+"""Players, their scores, the ledger behind each score, and the acts of moderators. The invariants are constraints."""
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Lower, Now
+from django.utils.translation import gettext_lazy as _
+
+# Exact in PostgreSQL's bigint, in a Redis score (a double) and in JavaScript's numbers alike.
+MAX_SCORE = 2**53 - 1
+
+
+class Player(AbstractUser):
+    """A user, who has a score from the first moment on (a trigger of migration 0002 makes it)."""
+
+    first_name = None  # type: ignore[assignment]
+    last_name = None  # type: ignore[assignment]
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    username = models.CharField(
+        _("username"),
+        max_length=32,
+        unique=True,
+        validators=[AbstractUser.username_validator],
+        help_text=_("At most 32 letters, digits and @ . + - _"),
+        error_messages={"unique": _("A player with that name exists already.")},
+    )
+    email = models.EmailField(_("email address"), unique=True, null=True, blank=True)  # type: ignore[assignment]
+    avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True)
+
+    REQUIRED_FIELDS = []
+
+    class Meta:
+        verbose_name = _("player")
+        verbose_name_plural = _("players")
+        constraints = [models.UniqueConstraint(Lower("username"), name="player_name_is_unique_in_any_case")]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.email = self.email or None  # unique, yet many players have none
+        super().save(*args, **kwargs)
+
+
+class Score(models.Model):
+    """Where a player stands: always the sum of their ledger. Only `ledger` writes it."""
+
+    player = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="score")
+    total_score = models.BigIntegerField(default=0, db_default=0)
+    revision = models.BigIntegerField(default=0, db_default=0, help_text=_("Rises with every change; newer wins."))
+    reached_at = models.DateTimeField(db_default=Now(), help_text=_("Of equal scores, the earlier one ranks first."))
+    suspended = models.BooleanField(default=False, db_default=False, help_text=_("Earns nothing, shown nowhere."))
+    hidden = models.BooleanField(default=False, db_default=False, help_text=_("Earns points, shown nowhere."))
+    updated_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    class Meta:
+        verbose_name = _("score")
+        verbose_name_plural = _("scores")
+        permissions = [("moderate_score", _("Can suspend, reinstate, reverse and adjust"))]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(total_score__gte=0, total_score__lte=MAX_SCORE), name="score_is_exact_and_not_negative"
+            )
+        ]
+        indexes = [
+            models.Index(
+                F("total_score").desc(),
+                "reached_at",
+                "player",
+                condition=Q(total_score__gt=0, suspended=False, hidden=False),
+                name="score_board_order",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.player.username}: {self.total_score}"
+
+    @property
+    def listed(self) -> bool:
+        """Whether the public board shows it."""
+        return self.total_score > 0 and not self.suspended and not self.hidden
+
+
+class ModerationAct(models.Model):
+    """What a member of staff did to a player, and why. Never edited or deleted."""
+
+    class Verb(models.TextChoices):
+        SUSPEND = "suspend", _("suspend")
+        REINSTATE = "reinstate", _("reinstate")
+        HIDE = "hide", _("hide from the board")
+        SHOW = "show", _("show on the board")
+        REVERSE = "reverse", _("reverse an award")
+        ADJUST = "adjust", _("adjust the score")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    verb = models.CharField(max_length=16, choices=Verb.choices)
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="moderation_acts")
+    moderator = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    reason = models.CharField(max_length=500)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = _("moderation act")
+        verbose_name_plural = _("moderation acts")
+        constraints = [
+            models.CheckConstraint(condition=Q(reason__regex=r"\S"), name="act_has_a_reason"),
+            models.CheckConstraint(
+                condition=Q(verb__in=["suspend", "reinstate", "hide", "show", "reverse", "adjust"]), name="act_verb_is_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_verb_display()}: {self.player.username}"
+
+
+class ScoreEntry(models.Model):
+    """One line of the ledger. Never edited or deleted: a wrong line is answered by one that `reverses` it."""
+
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="entries")
+    points = models.BigIntegerField(help_text=_("Whole points; below zero only when correcting."))
+    score_after = models.BigIntegerField(help_text=_("The player's score once this line was added."))
+    source = models.UUIDField(help_text=_("What moved the points: an action, or a moderation act."))
+    act = models.OneToOneField(ModerationAct, models.PROTECT, null=True, related_name="entry")
+    reverses = models.OneToOneField("self", models.PROTECT, null=True, related_name="reversal")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name = _("ledger line")
+        verbose_name_plural = _("ledger")
+        constraints = [
+            models.UniqueConstraint(fields=["source"], name="entry_source_counts_once"),
+            # An award is above zero and nobody's act; all else is a moderator's act, with its reason.
+            models.CheckConstraint(
+                condition=Q(act=None, reverses=None, points__gt=0)
+                | Q(act__isnull=False, reverses__isnull=False, points__lt=0)
+                | (Q(act__isnull=False, reverses=None) & ~Q(points=0)),
+                name="entry_is_award_reversal_or_adjustment",
+            ),
+            models.CheckConstraint(
+                condition=Q(score_after__gte=0, score_after__lte=MAX_SCORE), name="entry_score_after_is_exact"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["player", "-id"], name="entry_by_player"),
+            models.Index(fields=["created_at"], name="entry_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.points:+d} → {self.score_after}"

@@ -1,0 +1,91 @@
+"""What waits to be written to one socket: at most one picture, always the newest, and a few short messages."""
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any
+
+MESSAGES_KEPT = 16  # personal messages that a stalled socket may be owed; the oldest go first
+
+
+class Outbox:
+    """Starts a write and never waits for it. While one is under way, pictures replace each other.
+
+    Args:
+        send: the ASGI `send` of an accepted WebSocket.
+    """
+
+    __slots__ = ("_messages", "_picture", "_send", "_task", "player_id", "stalled_since")
+
+    def __init__(self, send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]):
+        self._send = send
+        self._picture: str | None = None
+        self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
+        self._task: asyncio.Task | None = None
+        self.player_id: str | None = None
+        self.stalled_since: float | None = None
+
+    def show(self, text: str) -> None:
+        """Send a picture, or put it in place of the one that waits."""
+        if self._task is None:
+            self._start(text)
+        else:
+            self._picture = text
+
+    def say(self, text: str) -> None:
+        """Send a message that no other replaces."""
+        if self._task is None:
+            self._start(text)
+        else:
+            self._messages.append(text)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self, text: str) -> None:
+        # Nearly every write ends without waiting: it is run here to its first wait, and only then costs a task.
+        write = self._send({"type": "websocket.send", "text": text})
+        try:
+            waits_for = write.send(None)
+        except StopIteration:
+            return
+        except Exception:  # closed under our hands; the consumer hears of it
+            return
+        self.stalled_since = asyncio.get_running_loop().time()
+        self._task = asyncio.create_task(self._drain(write, waits_for))
+
+    async def _drain(self, write: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        try:
+            await _rest_of(write, waits_for)
+            while self._messages or self._picture is not None:
+                if self._messages:
+                    text = self._messages.popleft()
+                else:
+                    assert self._picture is not None
+                    text, self._picture = self._picture, None
+                await self._send({"type": "websocket.send", "text": text})
+        except Exception:  # closed under our hands; the consumer hears of it
+            self._messages.clear()
+            self._picture = None
+        finally:
+            self.stalled_since = None
+            self._task = None
+
+
+@types.coroutine
+def _rest_of(started: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Await a coroutine that has been run to its first wait."""
+    while True:
+        try:
+            value = yield waits_for
+        except BaseException as exc:
+            step = partial(started.throw, exc)
+        else:
+            step = partial(started.send, value)
+        try:
+            waits_for = step()
+        except StopIteration:
+            return
