@@ -1,0 +1,58 @@
+"""python manage.py sample_play: sample players earn points through the public API, as any client would."""
+
+import http.client
+import json
+import os
+import random
+import time
+import urllib.parse
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from leaderboard import sample_players
+from leaderboard.management.commands.sample_players import COUNT
+from leaderboard.models import Player, Score
+from scoreboard_project import sign_in
+
+SECONDS_BETWEEN = 1.2  # 40 players at this pace stay below the 100 actions an hour that raise a flag
+
+
+class Command(BaseCommand):
+    help = "Let the sample players score, until stopped. `serve` starts it, with SAMPLE_BASE_URL."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        base = urllib.parse.urlsplit(os.environ.get("SAMPLE_BASE_URL", "http://127.0.0.1:8000"))
+        players = sample_players.make(sample_players.names(COUNT))
+        while True:
+            try:
+                self._score(base.hostname or "127.0.0.1", base.port or 80, self._next(players))
+            except (OSError, http.client.HTTPException, ValueError):
+                time.sleep(1)  # the server is restarting
+            time.sleep(SECONDS_BETWEEN * random.uniform(0.7, 1.3))
+
+    def _next(self, players: list[Player]) -> Player:
+        """Mostly somebody from behind: they are close together, so one action takes them into the top 10."""
+        behind = Score.objects.filter(player__in=players).order_by("total_score").values_list("player_id", flat=True)
+        order = {player_id: place for place, player_id in enumerate(behind)}
+        by_score = sorted(players, key=lambda player: order.get(player.pk, 0))
+        return by_score[int(random.triangular(0, len(players), 0)) % len(players)]
+
+    def _score(self, host: str, port: int, player: Player) -> None:
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        try:
+            action_type = random.choices(["quiz_complete", "task_finish"], [2, 1])[0]
+            headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk)}", "Content-Type": "application/json"}
+            body = {"actionType": action_type, "actionData": {"sample": True}}
+            issued = self._call(connection, "/api/v1/actions/complete", headers, body)
+            headers["X-Score-Token"] = issued["scoreToken"]
+            self._call(connection, "/api/v1/scores/update", headers, {"actionId": issued["actionId"]})
+        finally:
+            connection.close()
+
+    def _call(self, connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: Any) -> dict[str, Any]:
+        connection.request("POST", path, json.dumps(body), headers)
+        answer = json.load(connection.getresponse())
+        if not answer["success"]:
+            raise ValueError(answer["error"]["code"])
+        return answer["data"]

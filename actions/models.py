@@ -1,0 +1,106 @@
+"""What a player can complete and what it is worth; each completion as it was accepted; what looked wrong."""
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+MAX_POINTS = 10_000
+
+
+class ActionType(models.Model):
+    """A row of the catalogue. Its points are what the server pays, whatever a client says."""
+
+    slug = models.SlugField(primary_key=True, max_length=64)
+    label = models.CharField(max_length=80)
+    description = models.CharField(max_length=200, blank=True)
+    points = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(MAX_POINTS)])
+    enabled = models.BooleanField(default=True)
+    cooldown_seconds = models.PositiveIntegerField(default=0, help_text=_("Least time between two completions; 0: none."))
+    daily_cap = models.PositiveIntegerField(null=True, blank=True, help_text=_("Most completions in a UTC day; empty: no cap."))
+
+    class Meta:
+        ordering = ["-points", "slug"]
+        verbose_name = _("action type")
+        verbose_name_plural = _("action types")
+        constraints = [
+            models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_type_pays_1_to_10000")
+        ]
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class ActionTally(models.Model):
+    """How often a player has completed a type today, and when last: what cooldowns and daily caps are decided by."""
+
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    action_type = models.ForeignKey(ActionType, models.CASCADE, related_name="+")
+    day = models.DateField(help_text=_("UTC"))
+    count = models.PositiveIntegerField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("tally")
+        verbose_name_plural = _("tallies")
+        constraints = [models.UniqueConstraint(fields=["player", "action_type"], name="tally_per_player_and_type")]
+
+    def __str__(self) -> str:
+        return f"{self.action_type_id}: {self.count} on {self.day}"
+
+
+class ActionLog(models.Model):
+    """One accepted completion: the server's own record that a score token was issued, and for what. Never edited."""
+
+    action_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    token_id = models.UUIDField(unique=True, help_text=_("The `jti` of the one score token that was issued."))
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="actions")
+    action_type = models.ForeignKey(ActionType, models.PROTECT, related_name="completions")
+    points = models.PositiveIntegerField()
+    data = models.JSONField(default=dict, help_text=_("What the client sent as actionData."))
+    client_timestamp = models.DateTimeField(null=True, help_text=_("The client's clock: recorded, never trusted."))
+    request_id = models.CharField(max_length=128)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = _("completed action")
+        verbose_name_plural = _("completed actions")
+        constraints = [models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_pays_1_to_10000")]
+        indexes = [models.Index(fields=["player", "created_at"], name="action_by_player")]
+
+    def __str__(self) -> str:
+        return f"{self.action_type_id} (+{self.points})"
+
+
+class Flag(models.Model):
+    """Something that looks wrong, for staff to judge. One open flag per kind and subject; nobody is blocked by it."""
+
+    class Kind(models.TextChoices):
+        FAST_GAIN = "fast_gain", _("over 1000 points within a minute")
+        MANY_ACTIONS = "many_actions", _("over 100 completed actions within an hour")
+        FAILED_REDEMPTIONS = "failed_redemptions", _("over 20 failed redemptions within 5 minutes")
+        NEVER_ISSUED = "never_issued", _("a correctly signed token that was never issued")
+
+    kind = models.CharField(max_length=32, choices=Kind.choices)
+    subject = models.CharField(max_length=64, help_text=_("A player's id, or an address."))
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="flags")
+    evidence = models.JSONField(default=dict)
+    raised_at = models.DateTimeField(db_default=Now(), editable=False)
+    closed_at = models.DateTimeField(null=True)
+    closed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["-raised_at"]
+        verbose_name = _("flag")
+        verbose_name_plural = _("flags")
+        permissions = [("close_flag", _("Can close flags"))]
+        constraints = [models.UniqueConstraint(fields=["kind", "subject"], condition=Q(closed_at=None), name="flag_is_open_once")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.subject}"

@@ -1,0 +1,79 @@
+"""What looks wrong: a flag for staff with its evidence, a WARNING line and a counter. Nobody is blocked by it."""
+
+import uuid
+from typing import Any
+
+import structlog
+from django.db import connection, transaction
+
+from actions.models import Flag
+from scoreboard_project import limits, metrics
+
+log = structlog.get_logger(__name__)
+
+POINTS_A_MINUTE = 1000
+ACTIONS_AN_HOUR = 100
+FAILURES_IN_5_MINUTES = 20
+
+_LOCK = 0x5C0EB0A2E  # any number, the same in every process
+
+# Any minute that ends in the last 15 seconds (sweeps are 5 seconds apart), not just the one that ends now.
+_FAST_GAINS = """
+SELECT player_id, max(gained)::bigint FROM (
+    SELECT player_id, created_at,
+           sum(points) OVER (PARTITION BY player_id ORDER BY created_at
+                             RANGE BETWEEN interval '1 minute' PRECEDING AND CURRENT ROW) AS gained
+    FROM leaderboard_scoreentry WHERE created_at > now() - interval '75 seconds' AND act_id IS NULL
+) recent
+WHERE created_at > now() - interval '15 seconds' AND gained > %s GROUP BY player_id
+"""
+
+_MANY_ACTIONS = """
+SELECT recent.player_id, hour.actions FROM (
+    SELECT DISTINCT player_id FROM leaderboard_scoreentry WHERE created_at > now() - interval '15 seconds'
+) recent
+CROSS JOIN LATERAL (
+    SELECT count(*) AS actions FROM actions_actionlog
+    WHERE player_id = recent.player_id AND created_at > now() - interval '1 hour'
+) hour
+WHERE hour.actions > %s
+"""
+
+
+def sweep() -> None:
+    """Look over what was paid in the last seconds; one server process at a time."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
+        if not cursor.fetchone()[0]:
+            return
+        cursor.execute(_FAST_GAINS, [POINTS_A_MINUTE])
+        for player_id, gained in cursor.fetchall():
+            _raise_flag(Flag.Kind.FAST_GAIN, player_id, {"pointsInAMinute": gained, "threshold": POINTS_A_MINUTE})
+        cursor.execute(_MANY_ACTIONS, [ACTIONS_AN_HOUR])
+        for player_id, actions in cursor.fetchall():
+            _raise_flag(Flag.Kind.MANY_ACTIONS, player_id, {"actionsInAnHour": actions, "threshold": ACTIONS_AN_HOUR})
+
+
+def failed_redemption(player_id: uuid.UUID, address: str, code: str) -> None:
+    """Count a redemption that was refused, for its player and its address."""
+    evidence = {"lastCode": code, "threshold": FAILURES_IN_5_MINUTES, "address": address}
+    for subject in (player_id, address):
+        wish = limits.Take("failed", str(subject), FAILURES_IN_5_MINUTES, 300)
+        if limits.take([wish])[0]:
+            _raise_flag(Flag.Kind.FAILED_REDEMPTIONS, subject, evidence)
+
+
+def never_issued(player_id: uuid.UUID, action_id: uuid.UUID) -> None:
+    """A token with our signature that we never gave out: a key may have leaked."""
+    _raise_flag(Flag.Kind.NEVER_ISSUED, player_id, {"actionId": str(action_id)})
+
+
+def _raise_flag(kind: Flag.Kind, subject: uuid.UUID | str, evidence: dict[str, Any]) -> None:
+    """One open flag per kind and subject; only its first raising is news."""
+    player_id = subject if isinstance(subject, uuid.UUID) else None
+    _flag, new = Flag.objects.get_or_create(
+        kind=kind, subject=str(subject), closed_at=None, defaults={"player_id": player_id, "evidence": evidence}
+    )
+    if new:
+        metrics.alerts.labels(kind).inc()
+        log.warning("alert", kind=str(kind), subject=str(subject), **evidence)
