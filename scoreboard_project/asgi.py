@@ -1,0 +1,58 @@
+"""Who answers what: the API and the probes, the live socket, and Django's own handler for the pages."""
+
+import os
+from collections.abc import Callable
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "scoreboard_project.settings")
+
+from django.core.asgi import get_asgi_application
+
+_pages = get_asgi_application()
+
+from scoreboard_project import background
+from scoreboard_project.api_handler import PROBES, api_handler
+from scoreboard_project.request_id import RequestId
+from scoreboard_project.urls import sockets
+
+_API = "/api/v1/"
+# These two are pages with scripts and styles, so they take the pages' way, with its headers.
+_API_PAGES = ("/api/v1/docs", "/api/v1/schema")
+
+
+async def _http(scope: dict, receive: Callable, send: Callable) -> None:
+    background.ensure()
+    path = scope["path"]
+    if (path.startswith(_API) and path not in _API_PAGES) or path in PROBES:
+        await api_handler(scope, receive, send)
+    else:
+        await _pages({**scope, "root_path": ""}, receive, send)
+
+
+async def _websocket(scope: dict, receive: Callable, send: Callable) -> None:
+    background.ensure()
+    consumer = sockets.get(scope["path"])
+    if consumer is not None:
+        await consumer(scope, receive, send)
+    else:
+        await receive()
+        await send({"type": "websocket.close"})
+
+
+async def _lifespan(_scope: dict, receive: Callable, send: Callable) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            background.ensure()
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await background.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def _route(scope: dict, receive: Callable, send: Callable) -> None:
+    handlers = {"http": _http, "websocket": _websocket, "lifespan": _lifespan}
+    await handlers[scope["type"]](scope, receive, send)
+
+
+application = RequestId(_route)

@@ -1,0 +1,45 @@
+"""What each server process does besides answering: its live hub, the healing of the board, the watch for oddities."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from actions import watch
+from leaderboard import healing, live
+from scoreboard_project.db import off_loop
+
+log = structlog.get_logger(__name__)
+
+HEAL_SECONDS = 1.0
+WATCH_SECONDS = 5.0
+
+_tasks: list[asyncio.Task] = []
+
+
+def ensure() -> None:
+    """Start it all on the running loop, once. Not every server announces its start (daphne does not), so each request asks."""
+    if _tasks and _tasks[0].get_loop() is asyncio.get_running_loop():
+        return
+    live.hub()
+    _tasks[:] = [
+        asyncio.create_task(_every(HEAL_SECONDS, healing.heal)),
+        asyncio.create_task(_every(WATCH_SECONDS, watch.sweep)),
+    ]
+
+
+async def stop() -> None:
+    for task in _tasks:
+        task.cancel()
+    await asyncio.gather(*_tasks, return_exceptions=True)
+    _tasks.clear()
+    await live.stop()
+
+
+async def _every(seconds: float, work: Callable[[], object]) -> None:
+    while True:
+        try:
+            await off_loop(work)
+        except Exception as exc:  # PostgreSQL or Redis is away: the next round may find them back
+            log.warning("background_work_failed", work=work.__name__, error=type(exc).__name__)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,32 @@
+"""Every address."""
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path
+from drf_spectacular.views import SpectacularJSONAPIView
+
+from leaderboard.consumers import LiveConsumer
+from scoreboard_project import probes, sign_in_api
+from scoreboard_project.pages import DocsPage
+from scoreboard_project.sign_in import SignInForm, StaffSignInForm
+
+admin.site.login_form = StaffSignInForm
+admin.site.site_header = admin.site.site_title = "Scoreboard"
+
+urlpatterns = [
+    path("", include("leaderboard.urls")),
+    path("", include("actions.urls")),
+    path("api/v1/auth/token", sign_in_api.TokenView.as_view()),
+    path("api/v1/auth/token/refresh", sign_in_api.RefreshView.as_view()),
+    path("api/v1/auth/token/revoke", sign_in_api.RevokeView.as_view()),
+    path("api/v1/schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
+    path("api/v1/docs", DocsPage.as_view(url_name="schema"), name="docs"),
+    path("healthz", probes.healthz),
+    path("readyz", probes.readyz),
+    path("metrics", probes.metrics),
+    path("sign-in/", LoginView.as_view(authentication_form=SignInForm, redirect_authenticated_user=True), name="login"),
+    path("sign-out/", LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+]
+
+sockets = {"/api/v1/scores/live": LiveConsumer.as_asgi()}
