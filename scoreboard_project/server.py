@@ -1,0 +1,112 @@
+"""One web process: `python -m scoreboard_project.server --fd N`, started by `manage.py serve`.
+
+It serves the listening socket that it inherits as N, writes one byte to `--ready-fd` once it accepts, and stops
+gracefully on SIGTERM, SIGINT, or when `--parent-fd` (a pipe that only the parent can write to) ends with its parent.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from django.core.exceptions import ImproperlyConfigured
+
+CLIENT_MESSAGE_BYTES = 65_536  # more than the contract's 4 KiB, so that the consumer can answer with its own error
+SILENT_SECONDS = 0.2
+
+
+class WebServer(uvicorn.Server):
+    """uvicorn, telling its parent when it is ready and /readyz when it drains."""
+
+    def __init__(self, config: uvicorn.Config, *, ready_fd: int | None, on_stop: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.ready_fd, self.on_stop = ready_fd, on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.ready_fd is not None:
+            os.write(self.ready_fd, b"1")
+            os.close(self.ready_fd)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        # Who was accepted a moment ago gets the time to send the request: uvicorn closes silent connections at once.
+        await asyncio.sleep(SILENT_SECONDS)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)  # it only sets flags, and must do so whatever the next line does
+        self.on_stop()
+
+
+def configuration() -> uvicorn.Config:
+    return uvicorn.Config(
+        app="scoreboard_project.asgi:application",
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=CLIENT_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+        backlog=2048,
+    )
+
+
+def stop_with_parent(parent_fd: int) -> None:
+    os.read(parent_fd, 1)  # nobody writes: it returns when the last writer, the parent, is gone
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave(*_: object) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # a second one would only interrupt the interpreter's own clean-up
+    sys.exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--ready-fd", type=int, help="gets one byte when requests are accepted")
+    parser.add_argument("--parent-fd", type=int, help="a pipe whose end means that the parent is gone")
+    options = parser.parse_args()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # until it serves there is nothing to finish
+    if options.parent_fd is not None:
+        threading.Thread(target=stop_with_parent, args=(options.parent_fd,), daemon=True).start()
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "scoreboard_project.settings")
+    config = configuration()
+    try:
+        config.load()
+    except ImproperlyConfigured as problem:
+        sys.exit(str(problem))
+    # Its INFO lines carry each socket's whole query string, tokens included, whatever the log level.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
+    from scoreboard_project import probes  # only now: it may need Django's settings
+
+    server = WebServer(config, ready_fd=options.ready_fd, on_stop=probes.start_draining)
+    # After its graceful stop uvicorn raises the signal again, for whoever handled it before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    server.run(sockets=[socket.socket(fileno=options.fd)])
+
+
+if __name__ == "__main__":
+    main()
