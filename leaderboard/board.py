@@ -12,7 +12,7 @@ the SQL index, byte for byte. Where `watermark` is missing the copy is *cold*: n
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -22,13 +22,14 @@ from scoreboard_project.redis_client import client, script
 ORDER, PLAYERS, META = KEYS = ("{board}:order", "{board}:players", "{board}:meta")
 TOP = 10
 
-# Picks a `seq` that only grows, even after a flush: Redis's clock in ms, or one more than the last.
+# Picks a `seq` that only grows, even after a flush: Redis's clock in µs, or one more than the last. (In ms, a burst of
+# changes could run ahead of the clock, and a flush then take it back.)
 _NEXT_SEQ = """
 local function next_seq(meta)
   local t = redis.call('TIME')
-  local now = t[1] * 1000 + math.floor(t[2] / 1000)
+  local now = t[1] * 1000000 + t[2]
   local seq = math.max(now, tonumber(redis.call('HGET', meta, 'seq') or '0') + 1)
-  redis.call('HSET', meta, 'seq', string.format('%d', seq), 'changed_at', string.format('%d', now))
+  redis.call('HSET', meta, 'seq', string.format('%d', seq), 'changed_at', string.format('%d', math.floor(now / 1000)))
   return string.format('%d', seq)
 end
 """
@@ -39,7 +40,7 @@ _PLACE = (
 local order, players, meta = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('HEXISTS', meta, 'watermark') == 0 then return {} end
 local top = tonumber(ARGV[1]) - 1
-local before = table.concat(redis.call('ZRANGE', order, 0, top))
+local before = table.concat(redis.call('ZRANGE', order, 0, top, 'WITHSCORES'), ' ')
 local redrawn, members = {}, {}
 for i = 2, #ARGV, 6 do
   local id, revision, reached, points, listed, profile = unpack(ARGV, i, i + 5)
@@ -56,8 +57,8 @@ for i = 2, #ARGV, 6 do
     members[#members + 1] = old_reached .. id
   end
 end
-local after = redis.call('ZRANGE', order, 0, top)
-local changed = table.concat(after) ~= before
+local after = redis.call('ZRANGE', order, 0, top, 'WITHSCORES')
+local changed = table.concat(after, ' ') ~= before
 for _, member in ipairs(after) do changed = changed or redrawn[member] ~= nil end
 local answer = {changed and next_seq(meta) or redis.call('HGET', meta, 'seq') or '0', changed and 1 or 0}
 for i, member in ipairs(members) do answer[i + 2] = redis.call('ZRANK', order, member) or -1 end
@@ -251,11 +252,10 @@ def rebuild(everyone: Iterable[Sequence[Standing]], mark: int) -> int:
         client().delete(order, players)
 
 
-def everyone() -> dict[uuid.UUID, tuple[int, int]]:
-    """The whole board: {player: (rank, points)}. For checks; it holds every player in memory."""
-    found: dict[uuid.UUID, tuple[int, int]] = {}
-    size = 10_000
-    while members := client().zrange(ORDER, len(found), len(found) + size - 1, withscores=True):
-        for member, score in cast(list[tuple[bytes, float]], members):
-            found[uuid.UUID(member[16:].decode())] = (len(found) + 1, -int(score))
-    return found
+def everyone() -> Iterator[tuple[int, uuid.UUID, int]]:
+    """The whole board in its order: (rank, player, points). For checks; nothing must write meanwhile."""
+    size, rank = 10_000, 0
+    while members := cast(list[tuple[bytes, float]], client().zrange(ORDER, rank, rank + size - 1, withscores=True)):
+        for member, score in members:
+            rank += 1
+            yield rank, uuid.UUID(member[16:].decode()), -int(score)

@@ -3,13 +3,13 @@
 import asyncio
 import json
 from collections import deque
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.http.cookie import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
 from leaderboard import live
@@ -53,7 +53,17 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     channel_layer_alias = "none: the hub listens for the whole process"
 
+    hub: live.Hub | None = None
     outbox: Outbox | None = None
+    ended = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # however it ended: to close a connection that is gone raises, and no `disconnect` follows
+            if self.hub is not None and self.outbox is not None:
+                self.hub.leave(self.outbox)
+                self.outbox.close()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         # Channels' own version hops through a thread for each message, to close database connections we never open here.
@@ -69,25 +79,23 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.close()
             return
         await self.accept()
-        hub = live.hub()
+        self.hub = live.hub()
         self.outbox = Outbox(self.base_send)
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
         if player_id:
-            hub.know_player(self.outbox, player_id)
-        self.outbox.say(await hub.initial())
-        hub.join(self.outbox)
+            self.hub.know_player(self.outbox, player_id)
+        self.outbox.say(await self.hub.initial())
+        self.hub.join(self.outbox)
 
     async def disconnect(self, code: int) -> None:
-        if self.outbox is not None:
-            live.hub().leave(self.outbox)
-            self.outbox.close()
         raise StopConsumer
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        assert self.outbox is not None
+        if self.ended:  # frames that had come before they could hear of the end
+            return
         now = asyncio.get_running_loop().time()
         if len(self._seen) == MESSAGES_A_SECOND and now - self._seen[0] < 1:
-            await self.close(FLOOD)
+            await self._end(FLOOD)
             return
         self._seen.append(now)
         handlers = {"subscribe": self._subscribe, "ping": self._ping, "authenticate": self._authenticate}
@@ -113,24 +121,28 @@ class LiveConsumer(AsyncWebsocketConsumer):
         return message
 
     async def _subscribe(self, message: dict[str, Any]) -> None:
-        assert self.outbox is not None
+        assert self.outbox is not None and self.hub is not None
         if message.get("channel", "leaderboard") != "leaderboard":
             self._error("UNKNOWN_CHANNEL", 'The one channel is "leaderboard".')
             return
-        self.outbox.say(await live.hub().initial())
+        self.outbox.say(await self.hub.initial())
 
     async def _ping(self, _message: dict[str, Any]) -> None:
         assert self.outbox is not None
         self.outbox.say(live.event("pong", {}))
 
     async def _authenticate(self, message: dict[str, Any]) -> None:
-        assert self.outbox is not None
+        assert self.outbox is not None and self.hub is not None
         try:
             claims = sign_in.check_access(str(message.get("token", "")))
         except Unauthorized:
-            await self.close(BAD_TOKEN)
+            await self._end(BAD_TOKEN)
             return
-        live.hub().know_player(self.outbox, str(claims.player_id))
+        self.hub.know_player(self.outbox, str(claims.player_id))
+
+    async def _end(self, code: int) -> None:
+        self.ended = True
+        await self.close(code)
 
     def _error(self, code: str, text: str) -> None:
         assert self.outbox is not None
@@ -147,5 +159,5 @@ class LiveConsumer(AsyncWebsocketConsumer):
         return await self._session_player(headers.get(b"cookie", b"").decode("latin-1"))
 
     async def _session_player(self, cookie_header: str) -> str | None:
-        cookie = SimpleCookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
-        return await sign_in.session_player(cookie.value) if cookie else None
+        session_key = parse_cookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
+        return await sign_in.session_player(session_key) if session_key else None

@@ -8,7 +8,7 @@ watermark (first start, FLUSHALL, empty restart) is rebuilt from SQL aside and s
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, zip_longest
 
 import structlog
 from django.db import connection, transaction
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _LOCK = 0x5C0EB0A2D  # any number, the same in every process
 CHUNK = 5_000
+MOST_SENTENCES = 100  # of `disagreements`: a board that is off by one place is off at every place below
 
 # Every change stamped up to here is visible: no transaction that began earlier is still to commit.
 _SETTLED = """
@@ -113,11 +114,11 @@ def disagreements() -> list[str]:
         wrong = [f"{name}: score {total}, but the ledger adds up to {added}" for name, total, added, _, _ in cursor]
     scores = Score.objects.filter(revision__gt=0, total_score__gt=0, suspended=False, hidden=False)
     in_order = scores.order_by("-total_score", "reached_at", "player_id").select_related("player")
-    shown = board.everyone()
-    for rank, score in enumerate(in_order.iterator(chunk_size=CHUNK), start=1):
-        mine = (rank, score.total_score)
-        theirs = shown.pop(score.player_id, None)
-        if theirs != mine:
-            wrong.append(f"{score.player.username}: rank and score are {mine}, but the board has {theirs}")
-    wrong += [f"player {player_id}: on the board at {place}, but should not be" for player_id, place in shown.items()]
+    for place, (score, shown) in enumerate(zip_longest(in_order.iterator(chunk_size=CHUNK), board.everyone()), start=1):
+        mine = f"{score.player.username} ({score.player_id}) with {score.total_score}" if score else "nobody"
+        theirs = f"player {shown[1]} with {shown[2]}" if shown else "nobody"
+        if score is None or shown is None or (score.player_id, score.total_score) != shown[1:]:
+            wrong.append(f"place {place}: PostgreSQL has {mine}, the board {theirs}")
+        if len(wrong) >= MOST_SENTENCES:
+            return [*wrong, "… and perhaps more"]
     return wrong

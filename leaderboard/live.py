@@ -107,9 +107,7 @@ class Hub:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pace())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     def join(self, outbox: Outbox) -> None:
         self.sockets.add(outbox)
@@ -162,13 +160,12 @@ class Hub:
     async def _pace(self) -> None:
         """A fresh look at the board when something stirred, at most once an interval, and each second in any case."""
         while True:
-            started = self.loop.time()
             try:
                 await self._look()
             except Exception as exc:
                 log.warning("board_not_read", error=type(exc).__name__)
-            rest = settings.LIVE_INTERVAL_MS / 1000 - (self.loop.time() - started)
-            await asyncio.sleep(max(rest, 0))
+            # From the sending on, not from the beginning of the look: looks differ, and the interval is a promise.
+            await asyncio.sleep(settings.LIVE_INTERVAL_MS / 1000)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stir.wait(), LOST_NEWS_SECONDS)
             self._stir.clear()
@@ -186,6 +183,15 @@ class Hub:
         for outbox in self.sockets:
             outbox.show(text)
         metrics.pictures.inc()
+
+
+async def end(tasks: Sequence[asyncio.Task]) -> None:
+    """Cancel until they have ended: redis-py loses a cancellation that meets it while connecting."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _done, pending = await asyncio.wait(pending, timeout=0.05)
 
 
 _hub: Hub | None = None

@@ -1,0 +1,261 @@
+"""The cast and the stage: real PostgreSQL, real Redis, the real ASGI application, and real server processes."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+
+from actions import completion, redemption
+from actions.apps import _make_moderators
+from actions.models import ActionType
+from leaderboard import healing
+from leaderboard.models import Player
+from scoreboard_project import background, limits, sign_in
+from scoreboard_project.asgi import application
+from scoreboard_project.redis_client import client as redis_client
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORD = "correct horse battery"
+
+CATALOGUE = __import__("actions.migrations.0002_starting_catalogue", fromlist=["CATALOGUE"]).CATALOGUE
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        _let_tests_empty_tables(connection)
+    # Real hashing takes a third of a second a player; what is hashed how is Django's to test.
+    django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    yield
+    for lane in (completion._completions, redemption._redemptions):
+        lane.in_thread(lambda: connection.close())  # the thread's own connection, not ours
+        lane.close()
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def _let_tests_empty_tables(database: Any) -> None:
+    with database.cursor() as cursor:
+        for table, trigger in EMPTYING_GUARDS:
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER {trigger}")
+
+
+EMPTYING_GUARDS = [
+    ("leaderboard_scoreentry", "ledger_is_never_emptied"),
+    ("leaderboard_moderationact", "acts_are_never_emptied"),
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files() -> None:
+    call_command("collectstatic", interactive=False, verbosity=0)
+
+
+@pytest.fixture
+def world(transactional_db: None) -> Iterator[None]:
+    """An empty world: the catalogue of the migrations, no scores, a board that is built."""
+    for slug, label, description, points, cap in CATALOGUE:
+        ActionType.objects.update_or_create(
+            slug=slug, defaults={"label": label, "description": description, "points": points, "daily_cap": cap}
+        )
+    _make_moderators(using="default")
+    redis_client().flushdb()
+    limits._emergency.seen.clear()
+    healing.rebuild()
+    yield
+
+
+@pytest.fixture
+def no_limits(settings: Any) -> None:
+    settings.ACTION_RATE_LIMIT = settings.SCORE_RATE_LIMIT = 0
+
+
+def make_player(name: str, **fields: Any) -> Player:
+    return Player.objects.create_user(name, password=PASSWORD, **fields)
+
+
+@pytest.fixture
+def alice(world: None) -> Player:
+    return make_player("alice")
+
+
+@pytest.fixture
+def bob(world: None) -> Player:
+    return make_player("bob")
+
+
+@pytest.fixture
+def mallory(world: None) -> Player:
+    return make_player("mallory")
+
+
+@pytest.fixture
+def moderator(world: None) -> Player:
+    from django.contrib.auth.models import Group
+
+    player = make_player("moderator", is_staff=True)
+    player.groups.add(Group.objects.get(name="Moderators"))
+    return player
+
+
+@pytest.fixture
+def staff(moderator: Player) -> Client:
+    browser = Client()
+    browser.force_login(moderator)
+    return browser
+
+
+class Api:
+    """A client of the API, in the words of the contract."""
+
+    def __init__(self, http: httpx.AsyncClient):
+        self.http = http
+
+    async def call(
+        self, method: str, path: str, *, who: Player | None = None, headers: Any = None, **kwargs: Any
+    ) -> httpx.Response:
+        sent = dict(headers or {})
+        if who is not None:
+            sent["Authorization"] = f"Bearer {sign_in.access_for(who.pk)}"
+        return await self.http.request(method, f"/api/v1{path}", headers=sent, **kwargs)
+
+    async def complete(self, who: Player, action_type: str = "quiz_complete", **body: Any) -> httpx.Response:
+        return await self.call("POST", "/actions/complete", who=who, json={"actionType": action_type, **body})
+
+    async def issued(self, who: Player, action_type: str = "quiz_complete") -> dict[str, Any]:
+        answer = await self.complete(who, action_type)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    async def redeem(self, who: Player | None, issued: dict[str, Any], **changed: Any) -> httpx.Response:
+        given = {**issued, **changed}
+        return await self.call(
+            "POST",
+            "/scores/update",
+            who=who,
+            headers={"X-Score-Token": given["scoreToken"]},
+            json={"actionId": given["actionId"]},
+        )
+
+    async def earn(self, who: Player, action_type: str = "quiz_complete") -> dict[str, Any]:
+        answer = await self.redeem(who, await self.issued(who, action_type))
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    """(status, error code) of a refusal, once its envelope has been checked."""
+    body = answer.json()
+    assert body["success"] is False
+    assert body["error"]["message"]
+    assert body["error"]["requestId"] == answer.headers["X-Request-ID"]
+    return answer.status_code, body["error"]["code"]
+
+
+@pytest.fixture
+async def api(world: None) -> AsyncIterator[Api]:
+    transport = httpx.ASGITransport(app=application, client=("127.0.0.1", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        yield Api(http)
+    await background.stop()
+
+
+@dataclass
+class Server:
+    """One server process on the test's own database and Redis."""
+
+    process: subprocess.Popen
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def socket_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/api/v1/scores/live"
+
+    def api(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=10, limits=httpx.Limits(max_connections=300))
+
+
+def server_environment(data_dir: Path, **changed: str) -> dict[str, str]:
+    """What a server process needs to share the test's engines and keys."""
+    database = connection.settings_dict
+    where = f"host={quote(database['HOST'], safe='')}&port={database['PORT'] or 5432}"
+    url = f"postgresql://{database['USER']}:{quote(database['PASSWORD'], safe='')}@/{quote(database['NAME'])}?{where}"
+    keys = ",".join(f"{kid}:{secret}" for kid, secret in django_settings.SCORE_TOKEN_KEYS.items())
+    return {
+        **os.environ,
+        "DATABASE_URL": url,
+        "REDIS_URL": django_settings.REDIS_URL,
+        "SECRET_KEY": django_settings.SECRET_KEY,
+        "JWT_SIGNING_KEY": django_settings.JWT_SIGNING_KEY,
+        "SCORE_TOKEN_KEYS": keys,
+        "DATA_DIR": str(data_dir),
+        "STATIC_ROOT": str(django_settings.STATIC_ROOT),
+        "ACTION_RATE_LIMIT": "0",
+        "SCORE_RATE_LIMIT": "0",
+        **changed,
+    }
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *, port: int = 0, **environment: str) -> Iterator[Server]:
+    """A server process, ready; stopped gracefully afterwards. `port`: 0 for any that is free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
+    with socket.create_server(("127.0.0.1", port)) as listener, log.open("w") as output:
+        os.set_inheritable(listener.fileno(), True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scoreboard_project.server", "--fd", str(listener.fileno())],
+            cwd=ROOT,
+            env=server_environment(folder, **environment),
+            pass_fds=[listener.fileno()],
+            stdout=output,
+            stderr=output,
+        )
+        server = Server(process, listener.getsockname()[1], log)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_until_ready(server: Server, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
+            assert answer.status == 200
+            return
+        assert server.process.poll() is None, server.log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"not ready: {server.log.read_text()}")
+
+
+@pytest.fixture
+def two_servers(world: None, tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+    """Two server processes, one Redis, one PostgreSQL; rate limits off."""
+    with serving(tmp_path / "a") as first, serving(tmp_path / "b") as second:
+        yield first, second

@@ -1,0 +1,133 @@
+"""Group commit: what arrives together shares a batch; each caller gets its own result; one bad item harms nobody."""
+
+import asyncio
+import threading
+
+import pytest
+
+from scoreboard_project.errors import Unavailable
+from scoreboard_project.group_commit import AGAIN, GroupCommit
+
+
+def double(items):
+    return [item * 2 for item in items]
+
+
+async def test_each_caller_gets_its_own_result():
+    group = GroupCommit("test", double)
+    assert await asyncio.gather(*(group.submit(number) for number in range(50))) == [number * 2 for number in range(50)]
+    group.close()
+
+
+async def test_alone_an_item_runs_at_once_and_what_comes_meanwhile_is_the_next_batch():
+    batches, first_runs, go_on = [], threading.Event(), threading.Event()
+
+    def run(items):
+        batches.append(list(items))
+        first_runs.set()
+        go_on.wait(5)
+        return double(items)
+
+    group = GroupCommit("test", run)
+    first = asyncio.create_task(group.submit(1))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(first_runs.wait, 5)
+    others = [asyncio.create_task(group.submit(number)) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await asyncio.gather(first, *others) == [2, 4, 6, 8]
+    assert batches == [[1], [2, 3, 4]]
+    group.close()
+
+
+async def test_a_batch_is_never_larger_than_it_may_be():
+    sizes = []
+
+    def run(items):
+        sizes.append(len(items))
+        return double(items)
+
+    group = GroupCommit("test", run, most=8)
+    await asyncio.gather(*(group.submit(number) for number in range(30)))
+    assert max(sizes) == 8
+    group.close()
+
+
+async def test_a_poisoned_item_fails_alone():
+    def run(items):
+        if 13 in items:
+            raise ValueError("13")
+        return double(items)
+
+    group = GroupCommit("test", run)
+    results = await asyncio.gather(*(group.submit(number) for number in range(20)), return_exceptions=True)
+    assert isinstance(results.pop(13), ValueError)
+    assert results == [number * 2 for number in range(20) if number != 13]
+    group.close()
+
+
+async def test_an_item_may_be_refused_by_its_own_exception():
+    group = GroupCommit("test", lambda items: [KeyError(item) if item % 2 else item for item in items])
+    results = await asyncio.gather(*(group.submit(number) for number in range(4)), return_exceptions=True)
+    assert [type(result) for result in results] == [int, KeyError, int, KeyError]
+    group.close()
+
+
+async def test_an_outage_is_everybody_s_and_is_not_tried_item_by_item():
+    runs = []
+
+    def run(items):
+        runs.append(len(items))
+        raise Unavailable
+
+    group = GroupCommit("test", run)
+    results = await asyncio.gather(*(group.submit(number) for number in range(10)), return_exceptions=True)
+    assert all(isinstance(result, Unavailable) for result in results)
+    assert sum(runs) == 10
+    group.close()
+
+
+async def test_an_item_that_must_wait_is_asked_again_and_keeps_its_place():
+    asked = []
+
+    def run(items):
+        asked.append(list(items))
+        return [AGAIN if len(asked) < 4 and item == 1 else item for item in items]
+
+    group = GroupCommit("test", run)
+    assert await asyncio.gather(group.submit(1), group.submit(2)) == [1, 2]
+    assert all(batch[0] == 1 for batch in asked)
+    group.close()
+
+
+async def test_patience_ends_with_unavailable():
+    group = GroupCommit("test", lambda items: [AGAIN] * len(items), patience=0.1)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(group.submit(1), 2)
+    group.close()
+
+
+async def test_a_caller_who_leaves_does_not_undo_the_item_nor_disturb_the_others():
+    done, go_on = [], threading.Event()
+
+    def run(items):
+        go_on.wait(5)
+        done.extend(items)
+        return double(items)
+
+    group = GroupCommit("test", run)
+    leaving = asyncio.create_task(group.submit(1))
+    staying = asyncio.create_task(group.submit(2))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    go_on.set()
+    assert await staying == 4
+    assert done == [1, 2]
+    group.close()
+
+
+def test_it_moves_with_the_event_loop():
+    group = GroupCommit("test", double)
+    assert asyncio.run(group.submit(1)) == 2
+    assert asyncio.run(group.submit(2)) == 4
+    group.close()
