@@ -46,8 +46,7 @@ COPY --from=builder /app /app
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8000
-# /healthz, not /readyz: a database that is down is no reason to replace this container. Who may get traffic is asked by the
-# gateway, at /readyz. The empty ProxyHandler keeps an HTTP_PROXY of the host out of it.
+# /healthz, not /readyz: a database that is down is no reason to replace this container. The empty ProxyHandler keeps an HTTP_PROXY of the host out of it.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['PORT'] + '/healthz', timeout=4)"]
 # Exec form, so that SIGTERM reaches `serve`, which drains its web processes for at most 15 s.

@@ -5,14 +5,15 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-# `serve` owns the engines itself; the others need no database.
+# `serve` owns the engines itself, `sample_play` plays against a running `serve`; the others need no database.
 WITHOUT_ENGINES = {
-    *("serve", "help", "version", "check", "makemigrations", "collectstatic", "spectacular"),
+    *("serve", "sample_play", "help", "version", "check", "makemigrations", "collectstatic", "spectacular"),
     *("startapp", "diffsettings", "compilemessages", "makemessages"),
 }
 
 
 def engines_for(arguments: list[str]) -> AbstractContextManager[object]:
+    """Around the command that `arguments` (without the program) names. Raises EngineRefusal on the way in."""
     if not arguments or arguments[0] in WITHOUT_ENGINES or {"-h", "--help", "--version"} & set(arguments):
         return nullcontext()
     from django.conf import settings

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 def run_instead(*arguments: str) -> None:
     """This process becomes the other: signals and the exit status need no relay."""
     sys.stdout.flush()
-    os.execv(PYTHON, [str(PYTHON), *arguments])  # noqa: S606
+    os.execv(PYTHON, [str(PYTHON), *arguments])  # noqa: S606 (our own Python; no shell is wanted)
 
 
 def refuse_a_taken_port() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
+from django.core.validators import validate_slug
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
@@ -17,17 +18,17 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from actions.completion import Completion, complete
+from actions.completion import ActionNotAllowed, Completion, complete
 from actions.models import ActionType
 from actions.redemption import Redemption, redeem, timestamp
 from scoreboard_project import request_id, sign_in
-from scoreboard_project.api import ApiView, Body, success
+from scoreboard_project.api import ApiView, Body, Text, success
 from scoreboard_project.errors import Refusal
 from scoreboard_project.request_id import client_address
 
 
 class CompleteBody(Body):
-    actionType = serializers.RegexField(r"^[A-Za-z0-9_-]+\Z", max_length=64)
+    actionType = Text(max_length=64, validators=[validate_slug])
     actionData = serializers.DictField(required=False, default=dict)
     clientTimestamp = serializers.DateTimeField(required=False, default=None, allow_null=True)
 
@@ -40,7 +41,7 @@ class CompleteAnswer(serializers.Serializer):
 
 
 class UpdateBody(Body):
-    actionId = serializers.CharField(max_length=36)
+    actionId = Text(max_length=36)
 
 
 class UpdateAnswer(serializers.Serializer):
@@ -58,7 +59,7 @@ class CompleteView(ApiView):
     needs_player = True
     invalid_code = "INVALID_ACTION_DATA"
 
-    @extend_schema(request=CompleteBody, responses=CompleteAnswer, operation_id="completeAction")
+    @extend_schema(request=CompleteBody, responses=CompleteAnswer, operation_id="completeAction", auth=[{"bearer": []}])
     async def post(self, request: Request) -> HttpResponse:
         body = self.read(CompleteBody)
         issued = await complete(
@@ -90,6 +91,7 @@ class UpdateView(ApiView):
         request=UpdateBody,
         responses=UpdateAnswer,
         operation_id="redeemScoreToken",
+        auth=[{"bearer": []}],
         parameters=[OpenApiParameter("X-Score-Token", str, OpenApiParameter.HEADER, required=True)],
     )
     async def post(self, request: Request) -> HttpResponse:
@@ -144,8 +146,10 @@ class PlayPage(View):
     async def _play(self, request: HttpRequest) -> Redemption:
         id_ = request_id.current.get()
         player_id = uuid.UUID(str(request.user.pk))
-        action_type = request.POST.get("actionType", "")[:64]
-        issued = await complete(Completion(player_id, action_type, {}, None, id_))
+        wish = CompleteBody(data={"actionType": request.POST.get("actionType", "")})
+        if not wish.is_valid():
+            raise ActionNotAllowed
+        issued = await complete(Completion(player_id, wish.validated_data["actionType"], {}, None, id_))
         address = _address(request)
         return await redeem(
             token=issued.score_token, action_id=str(issued.action_id), player_id=player_id, request_id=id_, address=address

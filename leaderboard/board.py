@@ -92,7 +92,7 @@ return answer
 _SWAP = (
     _NEXT_SEQ
     + """
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('UNLINK', KEYS[1], KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[1]) end
 if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('RENAME', KEYS[5], KEYS[2]) end
 redis.call('HSET', KEYS[3], 'watermark', ARGV[1])
@@ -207,7 +207,7 @@ def standings(player_ids: Sequence[uuid.UUID]) -> list[tuple[int | None, int | N
 def revisions(player_ids: Sequence[uuid.UUID]) -> list[int]:
     """The revision the board holds of each player, −1 where it holds none."""
     held = client().hmget(PLAYERS, [player_id.hex for player_id in player_ids])
-    return [int(value.split(b" ", 1)[0]) if value else -1 for value in held]
+    return [int(value.split(b" ", 1)[0]) if value else -1 for value in cast(list[bytes | None], held)]
 
 
 def watermark() -> int | None:

@@ -80,7 +80,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             return
         await self.accept()
         self.hub = live.hub()
-        self.outbox = Outbox(self.base_send)
+        self.outbox = Outbox(self.base_send, self.scope.get("extensions", {}).get("scoreboard.abort"))
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
         if player_id:
             self.hub.know_player(self.outbox, player_id)

@@ -20,7 +20,7 @@ from scoreboard_project import metrics
 log = structlog.get_logger(__name__)
 
 _LOCK = 0x5C0EB0A2D  # any number, the same in every process
-CHUNK = 5_000
+CHUNK = 2_000
 MOST_SENTENCES = 100  # of `disagreements`: a board that is off by one place is off at every place below
 
 # Every change stamped up to here is visible: no transaction that began earlier is still to commit.

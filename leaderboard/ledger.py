@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import structlog
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from leaderboard import board, live
 from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
+from scoreboard_project import metrics
 from scoreboard_project.db import run_statement
 from scoreboard_project.errors import Conflict
 from scoreboard_project.redis_client import Down
-
-log = structlog.get_logger(__name__)
 
 # {claims} yields: i, source, player_id, points, refusal (NULL: may be paid). One line a player and batch: `held` locks the
 # players' scores, leaving out those that another transaction holds (they are "busy", and so is a player's second line),
@@ -210,7 +208,7 @@ def _show(standings: Sequence[board.Standing], gained: Sequence[int]) -> list[in
     try:
         placed = board.place(standings)
     except (Down, board.Cold) as exc:
-        log.warning("board_not_reached", players=len(standings), error=type(exc).__name__)
+        metrics.board_missed.labels(type(exc).__name__).inc(len(standings))
         placed = board.Placed(seq=0, changed=False, ranks=[None] * len(standings))
     gains = [
         live.Gain(standing.player_id, standing.points, points, rank)

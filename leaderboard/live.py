@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 EVERY_HUB = "scoreboard.live"  # the channel-layer group
 LOST_NEWS_SECONDS = 1.0  # how long a lost pub/sub message may go unnoticed
+PUBLISH_SECONDS = 2.0  # how long a publish may take, Redis being frozen
+GAINS_KEPT = 10_000  # while it does; players learn of older gains from the API's own answer
+STALLED_SECONDS = 5.0  # how long a socket may leave a write unread before it is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +45,20 @@ class Gain:
 
 def announce(*, changed: bool, gains: Sequence[Gain]) -> None:
     """Tell every server process that the top 10 `changed`, and who gained what. From any thread; never raises."""
-    news = {
-        "type": "news",
-        "changed": changed,
-        "gains": [[str(gain.player_id), gain.score, gain.points, gain.rank] for gain in gains],
-    }
+    rows = [[str(gain.player_id), gain.score, gain.points, gain.rank] for gain in gains]
     try:
         if _hub is not None and _hub.loop.is_running():
-            asyncio.run_coroutine_threadsafe(_publish(news), _hub.loop)
+            _hub.loop.call_soon_threadsafe(_hub.tell, changed, rows)
         else:
-            async_to_sync(_publish)(news)
+            async_to_sync(_publish)(changed, rows)
     except Exception as exc:
         log.warning("news_not_sent", error=type(exc).__name__)
 
 
-async def _publish(news: dict[str, Any]) -> None:
+async def _publish(changed: bool, gains: list[list[Any]]) -> None:
     try:
-        await get_channel_layer().group_send(EVERY_HUB, news)
+        news = {"type": "news", "changed": changed, "gains": gains}
+        await asyncio.wait_for(get_channel_layer().group_send(EVERY_HUB, news), PUBLISH_SECONDS)
     except Exception as exc:  # the hubs look for themselves each second: nothing is lost but time
         log.warning("news_not_sent", error=type(exc).__name__)
 
@@ -102,12 +102,30 @@ class Hub:
     _stir: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _untold: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=GAINS_KEPT))
+    _untold_change: bool = False
+    _publisher: asyncio.Task | None = None
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._pace())]
+        work = (self._listen(), self._pace(), self._close_stalled())
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
 
     async def stop(self) -> None:
         await end(self._tasks)
+
+    def tell(self, changed: bool, gains: list[list[Any]]) -> None:
+        """Publish, one message at a time: what is said while one is under way shares the next."""
+        self._untold.extend(gains)
+        self._untold_change |= changed
+        if self._publisher is None or self._publisher.done():
+            self._publisher = asyncio.create_task(self._publish_all())
+
+    async def _publish_all(self) -> None:
+        while self._untold or self._untold_change:
+            changed, gains = self._untold_change, list(self._untold)
+            self._untold_change = False
+            self._untold.clear()
+            await _publish(changed, gains)
 
     def join(self, outbox: Outbox) -> None:
         self.sockets.add(outbox)
@@ -169,6 +187,16 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stir.wait(), LOST_NEWS_SECONDS)
             self._stir.clear()
+
+    async def _close_stalled(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            now = self.loop.time()
+            for outbox in list(self.sockets):
+                if outbox.stalled_since is not None and now - outbox.stalled_since > STALLED_SECONDS:
+                    metrics.stalled_sockets.inc()
+                    self.leave(outbox)
+                    outbox.abandon()
 
     async def _look(self) -> None:
         new = await off_loop(reading.top, board.TOP)

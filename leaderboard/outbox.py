@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
+TOO_SLOW = 4408  # the close code
 MESSAGES_KEPT = 16  # personal messages that a stalled socket may be owed; the oldest go first
 
 
@@ -15,12 +16,20 @@ class Outbox:
 
     Args:
         send: the ASGI `send` of an accepted WebSocket.
+        abort: closes the connection with a code although its buffers are full; not every server offers that.
+
+    Attributes:
+        player_id: who watches, once that is known.
+        stalled_since: event-loop time at which the write under way began to wait; None while nothing waits.
     """
 
-    __slots__ = ("_messages", "_picture", "_send", "_task", "player_id", "stalled_since")
+    __slots__ = ("_abort", "_messages", "_picture", "_send", "_task", "player_id", "stalled_since")
 
-    def __init__(self, send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]):
+    def __init__(
+        self, send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]], abort: Callable[[int], None] | None = None
+    ) -> None:
         self._send = send
+        self._abort = abort
         self._picture: str | None = None
         self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
         self._task: asyncio.Task | None = None
@@ -44,6 +53,12 @@ class Outbox:
     def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    def abandon(self) -> None:
+        """Give up on a socket that does not read."""
+        self.close()
+        if self._abort is not None:
+            self._abort(TOO_SLOW)
 
     def _start(self, text: str) -> None:
         # Nearly every write ends without waiting: it is run here to its first wait, and only then costs a task.

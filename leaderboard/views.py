@@ -91,7 +91,7 @@ class LeaderboardView(ApiView):
 
     invalid_code = "INVALID_QUERY"
 
-    @extend_schema(parameters=[LeaderboardQuery], responses=LeaderboardAnswer, operation_id="leaderboard", auth=["", "bearer"])
+    @extend_schema(parameters=[LeaderboardQuery], responses=LeaderboardAnswer, operation_id="leaderboard")
     async def get(self, request: Request) -> HttpResponse:
         body = await _rows(self._limit(request))
         if self.caller is not None:

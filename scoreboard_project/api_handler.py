@@ -5,15 +5,20 @@ needs a session, CSRF or messages: who asks is in the access token.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
-from django.urls import Resolver404, get_resolver
+from django.urls import Resolver404, ResolverMatch, get_resolver
 
-from scoreboard_project import api
+from scoreboard_project import api, errors, metrics
+
+MOST_UNDER_WAY = 1_000  # calls in this process; refusing the rest quickly serves everybody better than letting them queue
+
+_under_way = 0
 
 # Load balancers ask these by address, with no host of ours.
 PROBES = ("/healthz", "/readyz", "/metrics")
@@ -31,7 +36,7 @@ async def api_handler(scope: dict, receive: Callable, send: Callable) -> None:
     """The ASGI application for `/api/v1/…` and the probes."""
     try:
         body = await _read(scope, receive)
-        response = await _respond(ASGIRequest(scope, BytesIO(body)))
+        response = await _admitted(ASGIRequest(scope, BytesIO(body)))
     except _TooLarge:
         limit = settings.MAX_BODY_BYTES // 1024
         response = api.failure(413, "PAYLOAD_TOO_LARGE", f"A body is at most {limit} KiB.")
@@ -62,11 +67,28 @@ async def _read(scope: dict, receive: Callable) -> bytes:
             return body
 
 
+async def _admitted(request: ASGIRequest) -> HttpResponse:
+    global _under_way
+    if _under_way >= MOST_UNDER_WAY and request.path not in PROBES:
+        metrics.overload.inc()
+        return api.refused(errors.Unavailable("Too many calls at once. Nothing was changed: try again."))
+    _under_way += 1
+    try:
+        return await _respond(request)
+    finally:
+        _under_way -= 1
+
+
+@lru_cache(maxsize=256)
+def _resolve(path: str) -> ResolverMatch:
+    return get_resolver().resolve(path)
+
+
 async def _respond(request: ASGIRequest) -> HttpResponse:
     try:
         if request.path not in PROBES:
             request.get_host()
-        match = get_resolver().resolve(request.path_info)
+        match = _resolve(request.path_info)
         request.resolver_match = match
         return await match.func(request, *match.args, **match.kwargs)
     except DisallowedHost:

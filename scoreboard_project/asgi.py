@@ -9,6 +9,8 @@ from django.core.asgi import get_asgi_application
 
 _pages = get_asgi_application()
 
+from channels.generic.websocket import AsyncWebsocketConsumer
+
 from scoreboard_project import background
 from scoreboard_project.api_handler import PROBES, api_handler
 from scoreboard_project.request_id import RequestId
@@ -28,14 +30,21 @@ async def _http(scope: dict, receive: Callable, send: Callable) -> None:
         await _pages({**scope, "root_path": ""}, receive, send)
 
 
+class _Nowhere(AsyncWebsocketConsumer):
+    """Refuses, and stays until the connection is gone: uvicorn logs an error where an application leaves earlier."""
+
+    channel_layer_alias = "none"
+
+    async def connect(self) -> None:
+        await self.close()
+
+
+_nowhere = _Nowhere.as_asgi()
+
+
 async def _websocket(scope: dict, receive: Callable, send: Callable) -> None:
     background.ensure()
-    consumer = sockets.get(scope["path"])
-    if consumer is not None:
-        await consumer(scope, receive, send)
-    else:
-        await receive()
-        await send({"type": "websocket.close"})
+    await sockets.get(scope["path"], _nowhere)(scope, receive, send)
 
 
 async def _lifespan(_scope: dict, receive: Callable, send: Callable) -> None:

@@ -1,13 +1,14 @@
 """What each server process does besides answering: its live hub, the healing of the board, the watch for oddities."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 
 import structlog
 
 from actions import watch
 from leaderboard import healing, live
-from scoreboard_project.db import off_loop
+from scoreboard_project.db import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +22,10 @@ def ensure() -> None:
     """Start it all on the running loop, once. Not every server announces its start (daphne does not), so each request asks."""
     if _tasks and _tasks[0].get_loop() is asyncio.get_running_loop():
         return
+    contextvars.Context().run(_start)  # not in the context of the request that happens to be the first: it has an id
+
+
+def _start() -> None:
     live.hub()
     _tasks[:] = [
         asyncio.create_task(_every(HEAL_SECONDS, healing.heal)),
@@ -29,9 +34,7 @@ def ensure() -> None:
 
 
 async def stop() -> None:
-    for task in _tasks:
-        task.cancel()
-    await asyncio.gather(*_tasks, return_exceptions=True)
+    await live.end(_tasks)
     _tasks.clear()
     await live.stop()
 
@@ -39,7 +42,7 @@ async def stop() -> None:
 async def _every(seconds: float, work: Callable[[], object]) -> None:
     while True:
         try:
-            await off_loop(work)
+            await in_thread(work)
         except Exception as exc:  # PostgreSQL or Redis is away: the next round may find them back
             log.warning("background_work_failed", work=work.__name__, error=type(exc).__name__)
         await asyncio.sleep(seconds)

@@ -1,6 +1,7 @@
 """PostgreSQL from where Django's ORM does not reach: one prepared statement a batch, and work off the event loop."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ T = TypeVar("T")
 # What "PostgreSQL cannot be reached, or not in time" looks like; anything else is a fault of ours.
 Outage = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg.InterfaceError)
 
+PATIENCE = 2.5  # seconds
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
 
 
@@ -47,7 +49,21 @@ def is_outage(exc: BaseException) -> bool:
 
 
 async def off_loop(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run blocking work in one of a few threads; its database connection goes back to the pool afterwards."""
+    """`in_thread` for a caller who waits.
+
+    Raises: what the work raises; `Unavailable` where it takes longer than `PATIENCE` (it goes on, unseen).
+    """
+    try:
+        return await asyncio.wait_for(in_thread(work, *args, **kwargs), PATIENCE)
+    except TimeoutError:
+        raise Unavailable from None
+
+
+async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run blocking work in one of a few threads; its database connection goes back to the pool afterwards.
+
+    The request id goes with it, into log lines and queries.
+    """
 
     def run() -> T:
         try:
@@ -55,4 +71,4 @@ async def off_loop(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         finally:
             close_old_connections()
 
-    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+    return await asyncio.get_running_loop().run_in_executor(_threads, contextvars.copy_context().run, run)

@@ -1,7 +1,8 @@
 """Group commit: requests in flight at the same moment share one transaction, each getting its own result.
 
 There is no timer: the first item starts a batch at once, and what arrives while it runs is the next batch. Alone, a
-request waits for nobody; under load, one COMMIT pays for all that came meanwhile.
+request waits for nobody; under load, one COMMIT pays for all that came meanwhile. And nobody waits without end: when
+PostgreSQL stalls, callers get `Unavailable` after `patience`, and the line is never longer than `longest`.
 """
 
 import asyncio
@@ -38,7 +39,9 @@ class GroupCommit(Generic[Item, Result]):
         run: takes up to `most` items; returns, in their order, a result each: a value, an exception to raise to that
             item's caller, or `AGAIN`. If it raises `Unavailable`, so does every caller of the batch. If it raises
             anything else, the batch is retried item by item, so that a poisoned item fails alone.
-        patience: seconds for which an item is tried `AGAIN` before its caller gets `Unavailable`.
+        patience: seconds after which a caller gets `Unavailable`: the item waits still (then it is dropped), or it is
+            being tried `AGAIN`, or its batch is under way (then what comes of it is unknown until asked again).
+        longest: how many items may wait; one more gets `Unavailable` at once.
     """
 
     def __init__(
@@ -48,18 +51,22 @@ class GroupCommit(Generic[Item, Result]):
         *,
         most: int = 256,
         patience: float = 2.0,
+        longest: int = 2_000,
     ):
-        self.name, self.run, self.most, self.patience = name, run, most, patience
+        self.name, self.run, self.most, self.patience, self.longest = name, run, most, patience, longest
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_Waiting[Item]] = deque()
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Result:
         """The result of `item`, once its batch has run. A caller that is cancelled does not undo its item."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._waiting, self._busy = loop, deque(), False
+        if len(self._waiting) >= self.longest:
+            raise Unavailable
         answer: asyncio.Future = loop.create_future()
         self._waiting.append(_Waiting(item, answer, loop.time() + self.patience))
         if not self._busy:
@@ -84,7 +91,18 @@ class GroupCommit(Generic[Item, Result]):
         self._busy = True
         batch = [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
         ran = self._loop.run_in_executor(self._thread, self._results, [waiting.item for waiting in batch])
+        self._watch = self._loop.call_later(self.patience, self._stalled, batch)
         ran.add_done_callback(lambda done: self._settle(batch, done.result()))
+
+    def _stalled(self, batch: list[_Waiting[Item]]) -> None:
+        """The batch under way takes longer than anybody should wait, and so would those behind it."""
+        assert self._loop is not None
+        now = self._loop.time()
+        for waiting in (*batch, *self._waiting):
+            if now >= waiting.give_up_at and not waiting.answer.done():
+                waiting.answer.set_exception(Unavailable())
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting.answer.done())
+        self._watch = self._loop.call_later(0.1, self._stalled, batch)
 
     def _results(self, items: list[Item]) -> Sequence[Result | Exception | Again]:
         try:
@@ -97,7 +115,8 @@ class GroupCommit(Generic[Item, Result]):
             return [self._results([item])[0] for item in items]
 
     def _settle(self, batch: list[_Waiting[Item]], results: Sequence[Result | Exception | Again]) -> None:
-        assert self._loop is not None
+        assert self._loop is not None and self._watch is not None
+        self._watch.cancel()
         self._busy = False
         now = self._loop.time()
         again = []

@@ -9,11 +9,8 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
+from scoreboard_project import metrics
 from scoreboard_project.redis_client import Down, script
-
-log = structlog.get_logger(__name__)
 
 _TAKE = """
 local t = redis.call('TIME')
@@ -63,8 +60,8 @@ def take(wishes: Sequence[Take]) -> list[float]:
     try:
         waits = iter(script(_TAKE)(keys=[wish.key for wish in counted], args=args))
         return [next(waits) / 1000 if wish.limit else 0.0 for wish in wishes]
-    except Down as exc:
-        log.warning("limits_without_redis", error=type(exc).__name__)
+    except Down:
+        metrics.limits_without_redis.inc(len(counted))
         return [_emergency.wait(wish) if wish.limit else 0.0 for wish in wishes]
 
 

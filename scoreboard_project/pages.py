@@ -1,12 +1,19 @@
-"""What every page is told, and the API's documentation page."""
+"""What every page is told, the pages for what went wrong, and the API's schema and documentation."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from csp.decorators import csp_update
+from csp.constants import SELF, UNSAFE_INLINE
+from csp.decorators import csp_replace, csp_update
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils.decorators import method_decorator
-from drf_spectacular.views import SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+
+from scoreboard_project.api import OneParser
+from scoreboard_project.db import is_outage
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
@@ -17,9 +24,38 @@ def site(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-@method_decorator(csp_update({"style-src": ["'unsafe-inline'"]}), name="dispatch")
+def error_page(status: int) -> Callable[..., HttpResponse]:
+    """The view for answers of that status. Django's own give a template neither the request id nor, for some, anything."""
+
+    def page(request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:
+        return render(request, f"{status}.html", status=status)
+
+    return page
+
+
+bad_request, forbidden, not_found = error_page(400), error_page(403), error_page(404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Called while the exception is being handled: an outage is a 503, anything else our own fault."""
+    problem = sys.exc_info()[1]
+    return error_page(503 if problem is not None and is_outage(problem) else 500)(request)
+
+
+class Schema(SpectacularJSONAPIView):
+    """The OpenAPI schema."""
+
+    http_method_names = ["get", "head"]
+    authentication_classes = []
+    content_negotiation_class = OneParser
+
+
+@method_decorator(csp_update({"style-src": [UNSAFE_INLINE]}), name="dispatch")
+@method_decorator(csp_replace({"img-src": [SELF, "data:"]}), name="dispatch")
 class DocsPage(SpectacularSwaggerSplitView):
     """Swagger UI from our own host; it sets styles on elements, which nothing else here may."""
 
+    http_method_names = ["get", "head"]
     authentication_classes = []
     permission_classes = []
+    content_negotiation_class = OneParser

@@ -44,7 +44,11 @@ class RequestId:
             nonlocal shaking_hands
             if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
                 message = {**message, "headers": [*message.get("headers", ()), (HEADER, request_id)]}
-            elif shaking_hands and message["type"] == "websocket.close" and "websocket.http.response" in scope["extensions"]:
+            elif (
+                shaking_hands
+                and message["type"] == "websocket.close"
+                and "websocket.http.response" in scope.get("extensions", ())
+            ):
                 # A plain close before accept becomes a bare 403; said as an HTTP answer, it carries the id.
                 refusal = {"type": "websocket.http.response.start", "status": 403, "headers": [(HEADER, request_id)]}
                 await send(refusal)

@@ -18,8 +18,15 @@ from types import FrameType
 import uvicorn
 from django.core.exceptions import ImproperlyConfigured
 
+from scoreboard_project.websocket_protocol import BoundedWebSocket
+
 CLIENT_MESSAGE_BYTES = 65_536  # more than the contract's 4 KiB, so that the consumer can answer with its own error
 SILENT_SECONDS = 0.2
+# No request may wait without bound for PostgreSQL: each would hold one of a few threads and connections. Milliseconds.
+# libpq's own variable, so that every connection has it from its first moment on, however it is made. Not in settings.py,
+# because management commands (migrations, rebuilding the board) may take long. PGOPTIONS in the environment, even empty,
+# goes before it, and so does `options=` in DATABASE_URL: a pgbouncer in front refuses it, say.
+PATIENCE_WITH_POSTGRES = "-c statement_timeout=3000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000"
 
 
 class WebServer(uvicorn.Server):
@@ -48,11 +55,12 @@ class WebServer(uvicorn.Server):
 
 
 def configuration() -> uvicorn.Config:
+    """How uvicorn runs the application; loads nothing yet."""
     return uvicorn.Config(
         app="scoreboard_project.asgi:application",
         loop="uvloop",
         http="httptools",
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -74,6 +82,7 @@ def stop_with_parent(parent_fd: int) -> None:
 
 
 def leave(*_: object) -> None:
+    """A signal handler for after the graceful stop. Raises SystemExit."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # a second one would only interrupt the interpreter's own clean-up
     sys.exit(0)
@@ -84,14 +93,18 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
     parser.add_argument("--ready-fd", type=int, help="gets one byte when requests are accepted")
     parser.add_argument("--parent-fd", type=int, help="a pipe whose end means that the parent is gone")
-    options = parser.parse_args()
+    serve(parser.parse_args())
 
+
+def serve(options: argparse.Namespace) -> None:
+    """Until a signal or the parent's end. Raises SystemExit, with a sentence where a setting is missing."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # until it serves there is nothing to finish
     if options.parent_fd is not None:
         threading.Thread(target=stop_with_parent, args=(options.parent_fd,), daemon=True).start()
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "scoreboard_project.settings")
+    os.environ.setdefault("PGOPTIONS", PATIENCE_WITH_POSTGRES)
     config = configuration()
     try:
         config.load()

@@ -28,6 +28,10 @@ DATABASE_URL = env.text("DATABASE_URL", engines.postgres_url(DATA_DIR))
 REDIS_URL = env.text("REDIS_URL", engines.redis_url(DATA_DIR))
 
 
+# A host that is gone without a word (no reset, no FIN) is noticed within about ten seconds.
+_LOST_HOST = {"keepalives_idle": 3, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 8_000}
+
+
 def _database(name: str, url: str) -> dict:
     try:
         parts = conninfo_to_dict(url)
@@ -46,7 +50,7 @@ def _database(name: str, url: str) -> dict:
         "CONN_HEALTH_CHECKS": True,
         # Django turns prepared statements off; the batches' statements cost more to plan than to run. (Behind PgBouncer:
         # version 1.21 or newer, with max_prepared_statements set.)
-        "OPTIONS": {"pool": pool, "connect_timeout": 2, "prepare_threshold": 5, **parts},
+        "OPTIONS": {"pool": pool, "connect_timeout": 2, "prepare_threshold": 5, **_LOST_HOST, **parts},
     }
 
 
@@ -71,8 +75,7 @@ CACHES = {
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        # redis-py's own 5 s socket timeout would kill idle receivers.
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 30, "socket_connect_timeout": 2}]},
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 5, "socket_connect_timeout": 2}]},
     }
 }
 
@@ -199,6 +202,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "UNAUTHENTICATED_USER": None,
+    "EXCEPTION_HANDLER": "scoreboard_project.api.page_answer_to",
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SIGNING_KEY,
@@ -217,6 +221,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    # Unset, the page sends the schema's address to a validator of Swagger UI's makers.
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": ["scoreboard_project.api.wrap_schema_in_envelope"],
 }

@@ -2,23 +2,24 @@
 
 from django.contrib.auth import authenticate
 from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
 from scoreboard_project import sign_in
-from scoreboard_project.api import ApiView, Body, success
+from scoreboard_project.api import ApiView, Body, Text, success
 from scoreboard_project.db import off_loop
 from scoreboard_project.errors import RateLimited, Unauthorized
 
 
 class Credentials(Body):
-    username = serializers.CharField(max_length=150, trim_whitespace=False)
-    password = serializers.CharField(max_length=sign_in.LONGEST_PASSWORD, trim_whitespace=False)
+    username = Text(max_length=150)
+    password = Text(max_length=sign_in.LONGEST_PASSWORD)
 
 
 class RefreshBody(Body):
-    refresh = serializers.CharField(max_length=sign_in.LONGEST_TOKEN)
+    refresh = Text(max_length=sign_in.LONGEST_TOKEN)
 
 
 class TokenPair(serializers.Serializer):
@@ -60,7 +61,7 @@ class RevokeView(ApiView):
 
     authentication_classes = []
 
-    @extend_schema(request=RefreshBody, responses=serializers.Serializer, operation_id="revokeToken", auth=[])
+    @extend_schema(request=RefreshBody, responses=OpenApiTypes.OBJECT, operation_id="revokeToken", auth=[])
     async def post(self, request: Request) -> HttpResponse:
         await off_loop(sign_in.revoke, self.read(RefreshBody)["refresh"])
         return success({})

@@ -3,11 +3,9 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
-from drf_spectacular.views import SpectacularJSONAPIView
 
 from leaderboard.consumers import LiveConsumer
-from scoreboard_project import probes, sign_in_api
-from scoreboard_project.pages import DocsPage
+from scoreboard_project import pages, probes, sign_in_api
 from scoreboard_project.sign_in import SignInForm, StaffSignInForm
 
 admin.site.login_form = StaffSignInForm
@@ -19,8 +17,8 @@ urlpatterns = [
     path("api/v1/auth/token", sign_in_api.TokenView.as_view()),
     path("api/v1/auth/token/refresh", sign_in_api.RefreshView.as_view()),
     path("api/v1/auth/token/revoke", sign_in_api.RevokeView.as_view()),
-    path("api/v1/schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
-    path("api/v1/docs", DocsPage.as_view(url_name="schema"), name="docs"),
+    path("api/v1/schema", pages.Schema.as_view(), name="schema"),
+    path("api/v1/docs", pages.DocsPage.as_view(url_name="schema"), name="docs"),
     path("healthz", probes.healthz),
     path("readyz", probes.readyz),
     path("metrics", probes.metrics),
@@ -28,5 +26,7 @@ urlpatterns = [
     path("sign-out/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
 ]
+
+handler400, handler403, handler404, handler500 = pages.bad_request, pages.forbidden, pages.not_found, pages.server_error
 
 sockets = {"/api/v1/scores/live": LiveConsumer.as_asgi()}

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scoreboard_project import server, settings
-from scoreboard_project.management.commands import serve
+from scoreboard_project import server, settings, supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE_FILES = ("docker-compose.yml", "deploy/tls.yml")
@@ -178,7 +177,7 @@ def test_redis_never_evicts_and_shows_no_password():
 def test_a_stop_leaves_time_to_drain():
     for name in ("app1", "app2"):
         grace = int(services()[name]["stop_grace_period"].removesuffix("s"))
-        assert grace > serve.STOP_SECONDS > (server.configuration().timeout_graceful_shutdown or 0)
+        assert grace > supervisor.STOP_SECONDS > (server.configuration().timeout_graceful_shutdown or 0)
 
 
 @pytest.mark.parametrize(
@@ -289,13 +288,13 @@ def test_kong_carries_the_request_id():
     assert '"x-request-id"' in guard and "128" in guard and 'clear_header("X-Request-ID")' in guard
 
 
-def test_kong_knows_both_servers_and_asks_whether_they_are_ready():
+def test_kong_knows_both_servers_and_asks_whether_they_are_up():
     (upstream,) = kong()["upstreams"]
     port = dict(part.split("=") for word, rest in last_stage() if word == "ENV" for part in shlex.split(rest))["PORT"]
     servers = {name for name, one in services().items() if one["image"] == services()["app1"]["image"] and name != "migrate"}
     assert {target["target"] for target in upstream["targets"]} == {f"{name}:{port}" for name in servers}
     active = upstream["healthchecks"]["active"]
-    assert active["http_path"] == "/readyz"
+    assert active["http_path"] == "/healthz"
     assert active["healthy"]["interval"] > 0 and active["unhealthy"]["interval"] > 0  # 0 would switch it off
     assert 503 in active["unhealthy"]["http_statuses"]
     assert {service["host"] for service in kong()["services"]} == {upstream["name"]}

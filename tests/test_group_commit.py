@@ -131,3 +131,36 @@ def test_it_moves_with_the_event_loop():
     assert asyncio.run(group.submit(1)) == 2
     assert asyncio.run(group.submit(2)) == 4
     group.close()
+
+
+async def test_a_stalled_batch_keeps_nobody_waiting_and_what_waited_behind_it_is_never_run():
+    ran, thaw = [], threading.Event()
+
+    def run(items):
+        thaw.wait(5)
+        ran.extend(items)
+        return double(items)
+
+    group = GroupCommit("test", run, patience=0.15)
+    calls = [asyncio.create_task(group.submit(1))]
+    await asyncio.sleep(0.02)
+    calls += [asyncio.create_task(group.submit(number)) for number in (2, 3)]
+    results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+    assert all(isinstance(result, Unavailable) for result in results)
+    thaw.set()
+    assert await group.submit(4) == 8
+    assert ran == [1, 4]
+    group.close()
+
+
+async def test_the_line_has_an_end():
+    go_on = threading.Event()
+    group = GroupCommit("test", lambda items: (go_on.wait(5), double(items))[1], longest=3)
+    calls = [asyncio.create_task(group.submit(number)) for number in range(6)]
+    await asyncio.sleep(0.02)
+    with pytest.raises(Unavailable):
+        await calls[5]
+    go_on.set()
+    assert await asyncio.gather(*calls[:4]) == [0, 2, 4, 6]
+    await asyncio.gather(*calls, return_exceptions=True)
+    group.close()

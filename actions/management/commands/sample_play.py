@@ -4,6 +4,9 @@ import http.client
 import json
 import os
 import random
+import stat
+import sys
+import threading
 import time
 import urllib.parse
 from typing import Any
@@ -22,6 +25,8 @@ class Command(BaseCommand):
     help = "Let the sample players score, until stopped. `serve` starts it, with SAMPLE_BASE_URL."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if sys.stdin is not None and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+            threading.Thread(target=_end_with_parent, daemon=True).start()
         base = urllib.parse.urlsplit(os.environ.get("SAMPLE_BASE_URL", "http://127.0.0.1:8000"))
         players = sample_players.make(sample_players.names(COUNT))
         while True:
@@ -56,3 +61,9 @@ class Command(BaseCommand):
         if not answer["success"]:
             raise ValueError(answer["error"]["code"])
         return answer["data"]
+
+
+def _end_with_parent() -> None:
+    """`serve` gives a pipe as stdin that only it can write to, and writes nothing: the pipe's end is the parent's."""
+    sys.stdin.buffer.read()
+    os._exit(0)  # from a thread nothing else ends the process; it owns nothing that needs a clean-up

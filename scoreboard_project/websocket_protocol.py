@@ -1,0 +1,39 @@
+"""uvicorn's WebSocket, with small buffers and a way to end a connection that is not being read."""
+
+import socket
+from asyncio import BaseTransport, Transport
+from typing import Any, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+BUFFER_BYTES = 32 * 1024  # what one slow viewer may cost in this process, and again in the kernel
+LAST_WORD_SECONDS = 1.0
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Offers the application `scope["extensions"]["scoreboard.abort"](code)`."""
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        cast(Transport, transport).set_write_buffer_limits(high=BUFFER_BYTES)
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["extensions"]["scoreboard.abort"] = self.abort  # type: ignore[typeddict-unknown-key, assignment]
+
+    def abort(self, code: int) -> None:
+        """Say why, in case it is still read, and let go: a polite close would wait for the full buffers for ever."""
+        if not self.close_sent and not self.transport.is_closing():
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+            self.conn.send_close(code)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        self.loop.call_later(LAST_WORD_SECONDS, self.transport.abort)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.loop.call_later(LAST_WORD_SECONDS, self.transport.abort)
