@@ -27,6 +27,9 @@ from scoreboard_project.errors import Refusal
 from scoreboard_project.request_id import client_address
 
 
+BEARER: list[Any] = [{"bearer": []}]  # for the schema
+
+
 class CompleteBody(Body):
     actionType = Text(max_length=64, validators=[validate_slug])
     actionData = serializers.DictField(required=False, default=dict)
@@ -59,7 +62,7 @@ class CompleteView(ApiView):
     needs_player = True
     invalid_code = "INVALID_ACTION_DATA"
 
-    @extend_schema(request=CompleteBody, responses=CompleteAnswer, operation_id="completeAction", auth=[{"bearer": []}])
+    @extend_schema(request=CompleteBody, responses=CompleteAnswer, operation_id="completeAction", auth=BEARER)
     async def post(self, request: Request) -> HttpResponse:
         body = self.read(CompleteBody)
         issued = await complete(
@@ -91,7 +94,7 @@ class UpdateView(ApiView):
         request=UpdateBody,
         responses=UpdateAnswer,
         operation_id="redeemScoreToken",
-        auth=[{"bearer": []}],
+        auth=BEARER,
         parameters=[OpenApiParameter("X-Score-Token", str, OpenApiParameter.HEADER, required=True)],
     )
     async def post(self, request: Request) -> HttpResponse:

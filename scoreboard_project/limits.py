@@ -3,6 +3,7 @@
 All keys share one hash tag, so that one call can decide a whole batch, on Redis Cluster too.
 """
 
+import threading
 import time
 import uuid
 from collections import defaultdict, deque
@@ -78,21 +79,24 @@ class _Emergency:
 
     def __init__(self) -> None:
         self.seen: dict[str, deque[float]] = defaultdict(deque)
+        self._lock = threading.Lock()
 
     def wait(self, wish: Take) -> float:
-        now, seen = time.monotonic(), self.seen[wish.key]
-        while seen and seen[0] <= now - wish.window_seconds:
-            seen.popleft()
-        if len(seen) >= wish.limit:
-            return seen[0] + wish.window_seconds - now
-        seen.append(now)
-        if len(self.seen) > 100_000:  # an outage under attack must not cost memory without bound
-            self.seen.clear()
-        return 0.0
+        with self._lock:
+            now, seen = time.monotonic(), self.seen[wish.key]
+            while seen and seen[0] <= now - wish.window_seconds:
+                seen.popleft()
+            if len(seen) >= wish.limit:
+                return seen[0] + wish.window_seconds - now
+            seen.append(now)
+            if len(self.seen) > 100_000:  # an outage under attack must not cost memory without bound
+                self.seen.clear()
+            return 0.0
 
     def give_back(self, wish: Take) -> None:
-        if self.seen[wish.key]:
-            self.seen[wish.key].pop()
+        with self._lock:
+            if self.seen[wish.key]:
+                self.seen[wish.key].pop()
 
 
 _emergency = _Emergency()

@@ -23,7 +23,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if not self.close_sent:
-            self.scope["extensions"]["scoreboard.abort"] = self.abort  # type: ignore[typeddict-unknown-key, assignment]
+            self.scope["extensions"]["scoreboard.abort"] = self.abort  # type: ignore[assignment]
 
     def abort(self, code: int) -> None:
         """Say why, in case it is still read, and let go: a polite close would wait for the full buffers for ever."""

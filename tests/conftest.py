@@ -1,10 +1,12 @@
 """The cast and the stage: real PostgreSQL, real Redis, the real ASGI application, and real server processes."""
 
+import asyncio
 import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -26,7 +28,7 @@ from actions.apps import _make_moderators
 from actions.models import ActionType
 from leaderboard import healing
 from leaderboard.models import Player
-from scoreboard_project import background, limits, sign_in
+from scoreboard_project import background, db, limits, sign_in
 from scoreboard_project.asgi import application
 from scoreboard_project.redis_client import client as redis_client
 
@@ -44,11 +46,12 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
     django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     yield
     for lane in (completion._completions, redemption._redemptions):
-        lane.in_thread(lambda: connection.close())  # the thread's own connection, not ours
+        lane.in_thread(lambda: connection.close())  # noqa: PLW0108 - the thread's own connection, not ours
         lane.close()
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 
 
@@ -176,6 +179,13 @@ async def api(world: None) -> AsyncIterator[Api]:
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield Api(http)
     await background.stop()
+    await asyncio.to_thread(_let_threads_finish)
+
+
+def _let_threads_finish() -> None:
+    """What was cancelled in the loop runs on in its thread, and its locks would meet the emptying of the tables."""
+    together = threading.Barrier(db._threads._max_workers)
+    list(db._threads.map(lambda _: together.wait(20), range(together.parties)))
 
 
 @dataclass
