@@ -21,6 +21,10 @@ from scoreboard_project.errors import Conflict, Forbidden, RateLimited, Refusal,
 from scoreboard_project.group_commit import AGAIN, Again, GroupCommit
 
 
+class NeverIssued(InvalidToken):
+    """Our signature on something that is not on record."""
+
+
 class TokenExpired(Forbidden):
     """Past its minute, by PostgreSQL's clock."""
 
@@ -93,9 +97,12 @@ async def redeem(*, token: str, action_id: str, player_id: uuid.UUID, request_id
         spent, and asking again gives the true answer.
     """
     try:
-        redemption = await _redemptions.submit(_Wish(open_token(token, action_id), player_id, request_id))
+        claim = open_token(token, action_id)
+        redemption = await _redemptions.submit(_Wish(claim, player_id, request_id))
     except Refusal as refusal:
         metrics.redemptions.labels(refusal.code).inc()
+        if isinstance(refusal, NeverIssued):
+            await off_loop(watch.never_issued, player_id, claim.action_id)
         if isinstance(refusal, InvalidToken | TokenExpired | TokenUserMismatch | TokenAlreadyUsed):
             await off_loop(watch.failed_redemption, player_id, address, refusal.code)
         raise
@@ -153,8 +160,7 @@ def _result(wish: _Wish, line: ledger.Line) -> Redemption | Exception | Again:
             return ActionNotAllowed("This player is suspended.", details={"reason": "suspended"})
         case "full":
             return ActionNotAllowed("The score cannot grow any further.", details={"reason": "score_is_full"})
-    watch.never_issued(wish.player_id, wish.claim.action_id)
-    return InvalidToken()
+    return NeverIssued()
 
 
 def receipt(line: ledger.Line) -> dict[str, object]:

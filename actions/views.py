@@ -26,7 +26,6 @@ from scoreboard_project.api import ApiView, Body, Text, success
 from scoreboard_project.errors import Refusal
 from scoreboard_project.request_id import client_address
 
-
 BEARER: list[Any] = [{"bearer": []}]  # for the schema
 
 

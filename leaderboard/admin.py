@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.widgets import AdminIntegerFieldWidget, AdminTextareaWidget
 from django.contrib.auth.admin import UserAdmin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -33,13 +34,16 @@ class ReasonForm(forms.Form):
     reason = forms.CharField(
         label=_("Reason"),
         max_length=500,
-        widget=forms.Textarea(attrs={"rows": 3, "cols": 60}),
+        widget=AdminTextareaWidget(attrs={"rows": 3}),
         help_text=_("Goes into the audit."),
     )
 
 
 class AdjustForm(ReasonForm):
-    points = forms.IntegerField(label=_("Points"), help_text=_("To add; below zero to take away."))
+    points = forms.IntegerField(
+        label=_("Points"), widget=AdminIntegerFieldWidget, help_text=_("To add; below zero to take away.")
+    )
+    field_order = ["points", "reason"]
 
 
 class ActsWithReason(ReadOnly):

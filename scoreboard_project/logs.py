@@ -8,14 +8,13 @@ from typing import Any
 import structlog
 
 # A token in a line is a leak whatever put it there: JWTs (three base64url parts) and `token=` in a query string.
-_SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=token=)[^&\s\"']+")
+# It ends before a backslash or an escape, which are the renderers'.
+_SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=token=)[^&\s\"'\\\x1b]+")
 
 
-def redact(_logger: Any, _method: str, event: Any) -> Any:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = _SECRETS.sub("[redacted]", value)
-    return event
+def redact(_logger: Any, _method: str, line: str) -> str:
+    """The last processor: in the finished line, so that nothing is nested too deeply to be found."""
+    return _SECRETS.sub("[redacted]", line)
 
 
 def configure(*, level: str, form: str) -> None:
@@ -28,9 +27,9 @@ def configure(*, level: str, form: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if form == "json":
-        last: list[Any] = [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer()]
+        last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), redact]
     else:
-        last = [structlog.processors.format_exc_info, redact, structlog.dev.ConsoleRenderer()]
+        last = [structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer(), redact]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

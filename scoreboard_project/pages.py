@@ -7,6 +7,7 @@ from typing import Any
 from csp.constants import SELF, UNSAFE_INLINE
 from csp.decorators import csp_replace, csp_update
 from django.conf import settings
+from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
@@ -14,6 +15,7 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSpli
 
 from scoreboard_project.api import OneParser
 from scoreboard_project.db import is_outage
+from scoreboard_project.sign_in import SignInForm
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
@@ -48,6 +50,16 @@ class Schema(SpectacularJSONAPIView):
     http_method_names = ["get", "head"]
     authentication_classes = []
     content_negotiation_class = OneParser
+
+
+class SignInPage(LoginView):
+    authentication_form = SignInForm
+    redirect_authenticated_user = True
+
+    def get_redirect_url(self, request: HttpRequest | None = None) -> str:
+        """Where `next` leads, unless it leads here: Django answers that loop with a 500."""
+        url = super().get_redirect_url()
+        return url if url != self.request.path else ""
 
 
 @method_decorator(csp_update({"style-src": [UNSAFE_INLINE]}), name="dispatch")

@@ -1,6 +1,8 @@
 """/healthz: the process is up. /readyz: PostgreSQL and Redis answer, and it is not stopping. /metrics: Prometheus text."""
 
+import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 import prometheus_client
@@ -21,18 +23,21 @@ def start_draining() -> None:
     _draining = True
 
 
-def _failing() -> list[str]:
-    failing = ["draining"] if _draining else []
+def _ask_postgresql() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _ask_redis() -> None:
+    client().ping()
+
+
+async def _answers(ask: Callable[[], None]) -> bool:
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except Exception:
-        failing.append("postgresql")
-    try:
-        client().ping()
-    except Exception:
-        failing.append("redis")
-    return failing
+        await off_loop(ask)
+    except Exception:  # away, refusing, or frozen: then off_loop has lost its patience
+        return False
+    return True
 
 
 async def healthz(_request: Any) -> HttpResponse:
@@ -40,7 +45,10 @@ async def healthz(_request: Any) -> HttpResponse:
 
 
 async def readyz(_request: Any) -> HttpResponse:
-    failing = await off_loop(_failing)
+    asked = {"postgresql": _ask_postgresql, "redis": _ask_redis}
+    answered = await asyncio.gather(*(_answers(ask) for ask in asked.values()))
+    failing = ["draining"] if _draining else []
+    failing += [name for name, well in zip(asked, answered, strict=True) if not well]
     if failing:
         return api.failure(503, "UNAVAILABLE", f"Not ready: {', '.join(failing)}.", details={"failing": failing}, retry_after=1)
     return api.success({"status": "ready"})

@@ -1,12 +1,12 @@
 """Every address."""
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from leaderboard.consumers import LiveConsumer
 from scoreboard_project import pages, probes, sign_in_api
-from scoreboard_project.sign_in import SignInForm, StaffSignInForm
+from scoreboard_project.sign_in import StaffSignInForm
 
 admin.site.login_form = StaffSignInForm
 admin.site.site_header = admin.site.site_title = "Scoreboard"
@@ -22,7 +22,7 @@ urlpatterns = [
     path("healthz", probes.healthz),
     path("readyz", probes.readyz),
     path("metrics", probes.metrics),
-    path("sign-in/", LoginView.as_view(authentication_form=SignInForm, redirect_authenticated_user=True), name="login"),
+    path("sign-in/", pages.SignInPage.as_view(), name="login"),
     path("sign-out/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
 ]
