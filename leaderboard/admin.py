@@ -9,12 +9,14 @@ from django.contrib.auth.admin import UserAdmin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from leaderboard import moderation
 from leaderboard.models import ModerationAct, Player, Score, ScoreEntry
 from scoreboard_project.errors import Refusal
+from scoreboard_project.models import SignIn
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -168,3 +170,23 @@ class PlayerAdmin(UserAdmin):
         super().save_model(request, obj, form, change)
         if change and {"username", "avatar_url"} & set(form.changed_data):
             moderation.profile_changed(player_id=obj.pk)
+
+
+@admin.register(SignIn)
+class SignInAdmin(ReadOnly):
+    """Who is signed in through the API. The tokens themselves are not stored."""
+
+    list_display = ["player", "created_at", "expires_at", "ended_at"]
+    list_filter = [("ended_at", admin.EmptyFieldListFilter), "created_at"]
+    search_fields = ["player__username"]
+    list_select_related = ["player"]
+    show_full_result_count = False
+    actions = ["end"]
+
+    def has_moderate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("leaderboard.moderate_score")
+
+    @admin.action(description=_("End"), permissions=["moderate"])
+    def end(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
+        ended = queryset.filter(ended_at=None).update(ended_at=timezone.now())
+        self.message_user(request, ngettext("%d ended.", "%d ended.", ended) % ended, messages.SUCCESS)
