@@ -1,5 +1,6 @@
 """Players, their scores, the ledger behind each score, and the acts of moderators. The invariants are constraints."""
 
+import unicodedata
 import uuid
 from typing import Any
 
@@ -8,8 +9,10 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Lower, Now
+from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
+
+from leaderboard import names
 
 # Exact in PostgreSQL's bigint, in a Redis score (a double) and in JavaScript's numbers alike.
 MAX_SCORE = 2**53 - 1
@@ -22,12 +25,18 @@ class Player(AbstractUser):
     last_name = None  # type: ignore[assignment]
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     username = models.CharField(
-        _("username"),
-        max_length=32,
+        _("name"),
+        max_length=names.LONGEST,
         unique=True,
-        validators=[AbstractUser.username_validator],
-        help_text=_("At most 32 letters, digits and @ . + - _"),
+        validators=[names.validate],
+        help_text=_("At most 32 letters and digits, and . _ - between them."),
         error_messages={"unique": _("A player with that name exists already.")},
+    )
+    name_skeleton = models.CharField(
+        max_length=4 * names.LONGEST,
+        unique=True,
+        editable=False,
+        error_messages={"unique": _("That name looks too much like another player's.")},
     )
     email = models.EmailField(_("email address"), unique=True, null=True, blank=True)  # type: ignore[assignment]
     avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True)
@@ -37,11 +46,19 @@ class Player(AbstractUser):
     class Meta:
         verbose_name = _("player")
         verbose_name_plural = _("players")
-        constraints = [models.UniqueConstraint(Lower("username"), name="player_name_is_unique_in_any_case")]
+
+    def clean(self) -> None:
+        super().clean()
+        self._settle()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self.email = self.email or None  # unique, yet many players have none
+        self._settle()
         super().save(*args, **kwargs)
+
+    def _settle(self) -> None:
+        self.email = self.email or None  # unique, yet many players have none
+        self.username = unicodedata.normalize("NFKC", self.username)
+        self.name_skeleton = names.skeleton(self.username)
 
 
 class Score(models.Model):

@@ -81,6 +81,7 @@ class Outbox:
                 else:
                     assert self._picture is not None
                     text, self._picture = self._picture, None
+                self.stalled_since = asyncio.get_running_loop().time()  # slow is not stalled: each write has its own time
                 await self._send({"type": "websocket.send", "text": text})
         except Exception:  # closed under our hands; the consumer hears of it
             self._messages.clear()

@@ -9,6 +9,7 @@ from django.db import connection, transaction
 
 from leaderboard import ledger
 from leaderboard.models import ModerationAct, Player
+from leaderboard.names import skeleton
 
 _FIRST = [
     "Amber",
@@ -63,7 +64,9 @@ def make(usernames: list[str]) -> list[Player]:
     """These players, made where missing. They have no usable password."""
     unusable = make_password(None)
     Player.objects.bulk_create(
-        [Player(username=name, password=unusable) for name in usernames], ignore_conflicts=True, batch_size=1_000
+        [Player(username=name, name_skeleton=skeleton(name), password=unusable) for name in usernames],
+        ignore_conflicts=True,
+        batch_size=1_000,
     )
     found = {player.username: player for player in Player.objects.filter(username__in=usernames)}
     return [found[name] for name in usernames]
@@ -88,7 +91,9 @@ def seed(count: int, *, prefix: str = "seed") -> Iterator[int]:
             for i in range(min(size, count - start))
         ]
         with transaction.atomic():
-            Player.objects.bulk_create([Player(id=player, username=name, password="!") for player, _, name, _ in rows])
+            Player.objects.bulk_create(
+                [Player(id=player, username=name, name_skeleton=skeleton(name), password="!") for player, _, name, _ in rows]
+            )
             ModerationAct.objects.bulk_create(
                 [
                     ModerationAct(id=act, verb="adjust", player_id=player, moderator=clerk, reason="seeded sample score")
