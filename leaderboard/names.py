@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 LONGEST = 32
 RESERVED = set(
     "admin administrator anonymous api everyone help me moderator moderators null official root scoreboard "
-    "security server support system team undefined user you".split()  # noqa: SIM905 (one word a line would be a page)
+    "security server support system team undefined user you".split()
 )
 _MARKS_IN_A_ROW = 2  # more of them are drawn across the lines above and below
 _PUNCTUATION = "._-"

@@ -105,7 +105,8 @@ class Card {
       this.#inDoubt = false;
       this.#steps({ complete: 'done', token: 'done', redeem: 'done' });
       this.#tick();
-      this.#praise(award, recovered ? strings.recovered : strings.awarded);
+      // No rank: a receipt has none, nor has a player whom the board does not show.
+      this.#praise(award, recovered ? strings.recovered : award.newRank ? strings.awarded : strings.awardedUnranked);
     } catch (problem) {
       this.#inDoubt ||= problem instanceof LostAnswer;
       throw problem;
