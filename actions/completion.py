@@ -54,6 +54,7 @@ class Issued:
 
 # `tally` moves the counter of (player, type) on, or, where cap or cooldown forbid, leaves it: then there is no row, and no
 # completion. A row can move once in a statement, so a player's second completion of a counted type waits for the next batch.
+# A completion that is on record already is one whose answer from PostgreSQL was lost: it was accepted then.
 _COMPLETE = """
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(%(action)s::uuid[], %(token)s::uuid[], %(player)s::uuid[], %(type)s::text[], %(data)s::jsonb[],
@@ -63,11 +64,14 @@ WITH asked AS MATERIALIZED (
 named AS MATERIALIZED (SELECT set_config('application_name', %(name)s, true)),
 judged AS MATERIALIZED (
     SELECT a.*, t.points, t.cooldown_seconds > 0 OR t.daily_cap IS NOT NULL AS counted,
-           CASE WHEN p.id IS NULL OR NOT p.is_active THEN 'inactive'
+           l.points AS known_points, l.created_at AS known_at, l.expires_at AS known_until,
+           CASE WHEN l.action_id IS NOT NULL THEN 'accepted'
+                WHEN p.id IS NULL OR NOT p.is_active THEN 'inactive'
                 WHEN t.slug IS NULL OR NOT t.enabled THEN 'unknown'
                 WHEN s.suspended THEN 'suspended'
            END AS refusal
     FROM named, asked a
+    LEFT JOIN actions_actionlog l ON l.action_id = a.action_id
     LEFT JOIN actions_actiontype t ON t.slug = a.slug
     LEFT JOIN leaderboard_player p ON p.id = a.player_id
     LEFT JOIN leaderboard_score s ON s.player_id = a.player_id
@@ -98,7 +102,8 @@ written AS (
         SELECT turn.i FROM turn JOIN tally ON tally.player_id = turn.player_id AND tally.action_type_id = turn.slug))
     RETURNING action_id, points, created_at, expires_at
 )
-SELECT j.i, w.points, w.created_at, w.expires_at,
+SELECT j.i, coalesce(w.points, j.known_points) AS points, coalesce(w.created_at, j.known_at) AS created_at,
+       coalesce(w.expires_at, j.known_until) AS expires_at,
        CASE WHEN w.action_id IS NOT NULL THEN 'accepted'
             WHEN j.refusal IS NOT NULL THEN j.refusal
             WHEN j.i IN (SELECT i FROM turn) THEN 'limited' ELSE 'busy' END AS verdict,

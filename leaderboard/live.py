@@ -199,13 +199,14 @@ class Hub:
                     outbox.abandon()
 
     async def _look(self) -> None:
-        new = await off_loop(reading.top, board.TOP)
-        old, self.picture = self.picture, new
+        new, old = await off_loop(reading.top, board.TOP), self.picture
+        if old is not None and new.seq <= old.seq:
+            # Read from PostgreSQL, or from a Redis whose clock is behind: on a socket `seq` only grows all the same.
+            new = board.Top(old.seq + (new.rows != old.rows), new.changed_at, new.rows)
+        self.picture = new
         self._ready.set()
         if old is None or new.rows == old.rows:
             return
-        if new.seq <= old.seq:  # read from PostgreSQL, which keeps no seq
-            self.picture = new = board.Top(old.seq + 1, new.changed_at, new.rows)
         moved = changed_positions(old.rows, new.rows)
         text = event("leaderboard:update", {"leaderboard": new.rows, "changedPositions": moved, "seq": new.seq})
         for outbox in self.sockets:

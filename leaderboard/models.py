@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.indexes import BrinIndex
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -25,19 +26,14 @@ class Player(AbstractUser):
     last_name = None  # type: ignore[assignment]
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     username = models.CharField(
-        _("name"),
+        _("username"),
         max_length=names.LONGEST,
         unique=True,
         validators=[names.validate],
         help_text=_("At most 32 letters and digits, and . _ - between them."),
         error_messages={"unique": _("A player with that name exists already.")},
     )
-    name_skeleton = models.CharField(
-        max_length=4 * names.LONGEST,
-        unique=True,
-        editable=False,
-        error_messages={"unique": _("That name looks too much like another player's.")},
-    )
+    name_skeleton = models.CharField(max_length=4 * names.LONGEST, unique=True, editable=False)
     email = models.EmailField(_("email address"), unique=True, null=True, blank=True)  # type: ignore[assignment]
     avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True)
 
@@ -50,6 +46,9 @@ class Player(AbstractUser):
     def clean(self) -> None:
         super().clean()
         self._settle()
+        # Forms leave out fields that nobody edits when they check what is unique.
+        if Player.objects.filter(name_skeleton=self.name_skeleton).exclude(pk=self.pk).exists():
+            raise ValidationError({"username": _("That name looks too much like another player's.")}, code="name_taken")
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self._settle()

@@ -18,6 +18,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+LOOK_SECONDS = 0.1  # between looks at who has waited too long
+
+
 class Again:
     """A result that is none: somebody else holds a row this item needs, so it belongs into a later batch."""
 
@@ -91,18 +94,18 @@ class GroupCommit(Generic[Item, Result]):
         self._busy = True
         batch = [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
         ran = self._loop.run_in_executor(self._thread, self._results, [waiting.item for waiting in batch])
-        self._watch = self._loop.call_later(self.patience, self._stalled, batch)
+        self._watch = self._loop.call_later(LOOK_SECONDS, self._stalled, batch)
         ran.add_done_callback(lambda done: self._settle(batch, done.result()))
 
     def _stalled(self, batch: list[_Waiting[Item]]) -> None:
-        """The batch under way takes longer than anybody should wait, and so would those behind it."""
+        """The batch under way takes its time: send home who has waited long enough, in it or behind it."""
         assert self._loop is not None
         now = self._loop.time()
         for waiting in (*batch, *self._waiting):
             if now >= waiting.give_up_at and not waiting.answer.done():
                 waiting.answer.set_exception(Unavailable())
         self._waiting = deque(waiting for waiting in self._waiting if not waiting.answer.done())
-        self._watch = self._loop.call_later(0.1, self._stalled, batch)
+        self._watch = self._loop.call_later(LOOK_SECONDS, self._stalled, batch)
 
     def _results(self, items: list[Item]) -> Sequence[Result | Exception | Again]:
         try:

@@ -38,7 +38,7 @@ def _database(name: str, url: str) -> dict:
     except Exception as exc:
         raise ImproperlyConfigured(f"{name} is not a PostgreSQL URL (postgresql://user:password@host/database).") from exc
     known = {key: str(parts.pop(key, None) or "") for key in ("dbname", "user", "password", "host", "port")}
-    pool = {"min_size": 1, "max_size": 10, "timeout": 2, "max_waiting": 100}
+    pool = {"min_size": 1, "max_size": 10, "timeout": 1, "max_waiting": 100}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": known["dbname"],

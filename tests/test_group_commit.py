@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -163,4 +164,17 @@ async def test_the_line_has_an_end():
     go_on.set()
     assert await asyncio.gather(*calls[:4]) == [0, 2, 4, 6]
     await asyncio.gather(*calls, return_exceptions=True)
+    group.close()
+
+
+async def test_patience_counts_from_the_asking_not_from_the_batch():
+    group = GroupCommit("test", lambda items: (time.sleep(0.4), double(items))[1], patience=0.5)
+    first = asyncio.create_task(group.submit(1))
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(group.submit(2))  # its batch starts at 0.4 s and ends at 0.8 s, past its 0.5
+    started = time.monotonic()
+    assert await first == 2
+    with pytest.raises(Unavailable):
+        await second
+    assert time.monotonic() - started < 0.75
     group.close()

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from actions import redemption
+from actions.models import ActionLog
 from leaderboard import board, healing, reading
 from leaderboard.models import ScoreEntry
 from scoreboard_project import db, redis_client
@@ -181,3 +182,21 @@ async def test_a_connection_that_postgresql_dropped_is_replaced_unseen(api, alic
 def test_what_postgresql_answers_for_a_cold_board_is_what_redis_would(alice, bob):
     assert reading.top(10).rows == []
     assert reading.standing(alice.pk) == (None, None)
+
+
+@pytest.mark.parametrize("action_type", ["quiz_complete", "daily_login"])
+async def test_an_answer_lost_after_the_commit_of_a_completion_is_asked_for_again_unseen(api, alice, monkeypatch, action_type):
+    execute, lost = psycopg.Cursor.execute, []
+
+    def losing(cursor, query, *args, **kwargs):
+        done = execute(cursor, query, *args, **kwargs)
+        if "WITH asked" in str(query) and not lost:
+            lost.append(1)
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return done
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", losing)
+    issued = await api.issued(alice, action_type)
+    assert lost
+    assert (await api.redeem(alice, issued)).status_code == 200
+    assert await ActionLog.objects.acount() == 1
