@@ -1,0 +1,449 @@
+"""The pages in a real browser: live, quick, quiet, and still there when the server is not."""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from django.test import Client
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from actions.models import ActionType
+from leaderboard import moderation
+from leaderboard.models import Player
+from scoreboard_project import sign_in
+from tests.conftest import PASSWORD, Server, make_player, serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH (apt-get install chromium)")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+BACK_WITHIN_MS = 5000
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    # Playwright keeps an event loop in this thread, and Django would refuse the ORM beside it.
+    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            yield browser
+            browser.close()
+    finally:
+        if before is None:
+            del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def server(world, tmp_path) -> Iterator[Server]:
+    with serving(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def alice(world) -> Player:
+    """With a password that the server process can check: it does not know the tests' quick hashing."""
+    player = make_player("alice")
+    player.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt", iterations=1)
+    player.save()
+    return player
+
+
+class Visitor:
+    """One browser window, and everything it complained about or asked for."""
+
+    def __init__(self, context: BrowserContext, server: Server):
+        self.context, self.server = context, server
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.sockets: list[str] = []
+        self.page = context.new_page()
+        self.page.on("console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda opened: self.sockets.append(opened.url))
+        # A blocked resource is an event, whatever the console says of it.
+        self.page.add_init_script(
+            "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))"
+        )
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.server.url + path)
+        return self.page
+
+    def live(self) -> Page:
+        """The board, once it says that it is live."""
+        self.open("/")
+        expect(self.page.locator("[data-board]")).to_have_attribute("data-state", "live")
+        return self.page
+
+    def rows(self) -> list[list[str]]:
+        """[rank, name, score] of each row, in the document's order."""
+        return self.page.evaluate(
+            "[...document.querySelectorAll('[data-part=rows] tr')].map((row) => ['rank', 'name', 'score']"
+            ".map((part) => row.querySelector(`[data-part=${part}]`).textContent))"
+        )
+
+    def sees(self, *rows: list[str]) -> None:
+        for place, (rank, name, score) in enumerate(rows):
+            row = self.page.locator(f"[data-part=rows] tr[data-rank='{place + 1}']")
+            expect(row.locator("[data-part=name]")).to_have_text(name)
+            expect(row.locator("[data-part=score]")).to_have_text(score)
+            expect(row.locator("[data-part=rank]")).to_have_text(rank)
+        expect(self.page.locator("[data-part=rows] tr:not(.leaving)")).to_have_count(len(rows))
+
+    def sign_in(self, player: Player) -> None:
+        client = Client()
+        client.force_login(player)
+        name = django_settings.SESSION_COOKIE_NAME
+        self.context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": self.server.url}])
+
+    def too_wide(self) -> int:
+        """By how many pixels the page would have to be scrolled sideways."""
+        return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+    def was_quiet(self) -> None:
+        """Nothing in the console, nothing blocked, nothing asked of another host."""
+        assert self.complaints == []
+        elsewhere = [url for url in self.requests if not url.startswith((self.server.url + "/", "data:"))]
+        assert elsewhere == []
+        ours = self.server.url.replace("http:", "ws:") + "/"
+        assert [url for url in self.sockets if not url.startswith(ours)] == []
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens windows: `visit(server, javaScriptEnabled=…)`."""
+    contexts: list[BrowserContext] = []
+
+    def opened(server: Server, **options: Any) -> Visitor:
+        contexts.append(chromium.new_context(**options))
+        contexts[-1].set_default_timeout(10_000)
+        return Visitor(contexts[-1], server)
+
+    expect.set_options(timeout=5000)
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def earn(server: Server, player: Player, action_type: str = "quiz_complete") -> None:
+    headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk)}"}
+    with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers) as http:
+        issued = http.post("/actions/complete", json={"actionType": action_type}).json()["data"]
+        token = {"X-Score-Token": issued["scoreToken"]}
+        assert http.post("/scores/update", headers=token, json={"actionId": issued["actionId"]}).status_code == 200
+
+
+# --- The board --------------------------------------------------------------------------------------------------------
+
+
+def test_the_board_moves_by_itself(server, visit, alice, bob):
+    earn(server, alice, "task_finish")
+    visitor = visit(server)
+    page = visitor.live()
+    page.evaluate("window.notReloaded = true")
+    visitor.sees(["1", "alice", "50"])
+
+    earn(server, bob)
+    visitor.sees(["1", "bob", "100"], ["2", "alice", "50"])
+    expect(page.locator("tr[data-rank='1'] [data-part=change-mark]")).to_have_text("new")
+    expect(page.locator("tr[data-rank='2'] [data-part=change-mark]")).to_have_text("▼1")
+    expect(page.locator("tr[data-rank='2'] [data-part=change-words]")).to_have_text("down 1")
+
+    earn(server, alice)
+    expect(page.locator("tr.gained [data-part=gain]")).to_have_text("+100")
+    visitor.sees(["1", "alice", "150"], ["2", "bob", "100"])
+    page.wait_for_function("document.querySelector('[data-part=rows] tr [data-part=name]').textContent === 'alice'")
+    assert visitor.rows() == [["1", "alice", "150"], ["2", "bob", "100"]]  # the document's order follows
+    assert page.evaluate("window.notReloaded")
+    visitor.was_quiet()
+
+
+def test_the_first_points_of_all_take_the_empty_board_away(server, visit, alice):
+    visitor = visit(server)
+    page = visitor.live()
+    expect(page.get_by_text("No points yet. Be the first")).to_be_visible()
+    expect(page.locator("[data-part=table]")).to_be_hidden()
+    earn(server, alice)
+    visitor.sees(["1", "alice", "100"])
+    expect(page.get_by_text("No points yet. Be the first")).to_be_hidden()
+    expect(page.locator("[data-part=table]")).to_be_visible()
+    visitor.was_quiet()
+
+
+def test_your_own_line_follows_your_points_and_your_place(server, visit, alice, bob):
+    visitor = visit(server)
+    visitor.sign_in(alice)
+    page = visitor.live()
+    expect(page.get_by_text("You are not on the board.")).to_be_visible()
+    earn(server, alice, "task_finish")
+    expect(page.locator("[data-part=me-rank]")).to_have_text("#1")
+    expect(page.locator("[data-part=me-score]")).to_have_text("50")
+    expect(page.locator("tr.is-you [data-part=you]")).to_be_visible()
+    earn(server, bob)
+    expect(page.locator("[data-part=me-rank]")).to_have_text("#2")
+    visitor.was_quiet()
+
+
+def test_paused_the_board_stands_still_and_then_catches_up(server, visit, alice, bob):
+    earn(server, alice)
+    visitor = visit(server)
+    page = visitor.live()
+    page.get_by_role("button", name="Pause updates").click()
+    expect(page.locator("[data-part=state]")).to_have_text("Paused")
+    earn(server, bob, "task_finish")
+    earn(server, bob)
+    other = visit(server)
+    other.live()
+    other.sees(["1", "bob", "150"], ["2", "alice", "100"])  # the news is out
+    assert visitor.rows() == [["1", "alice", "100"]]
+    page.get_by_role("button", name="Resume updates").click()
+    visitor.sees(["1", "bob", "150"], ["2", "alice", "100"])
+    visitor.was_quiet()
+
+
+def test_a_hostile_name_is_only_a_name(server, visit, world):
+    name = "<img src=x onerror=alert(1)>"
+    villain = make_player(name)
+    visitor = visit(server)
+    dialogs: list[str] = []
+    visitor.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    visitor.live()
+    earn(server, villain)
+    visitor.sees(["1", name, "100"])
+    visitor.page.reload()
+    visitor.sees(["1", name, "100"])
+    assert dialogs == []
+    visitor.was_quiet()
+
+
+def test_the_page_survives_its_server(world, visit, alice, bob, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(tmp_path / "first", port=port) as server:
+        earn(server, alice)
+        visitor = visit(server)
+        page = visitor.live()
+        page.evaluate("window.notReloaded = true")
+        server.process.kill()
+        server.process.wait()
+        board = page.locator("[data-board]")
+        expect(board).to_have_attribute("data-state", "reconnecting")
+        expect(page.locator("[data-part=state]")).to_have_text("Reconnecting")
+        expect(page.get_by_role("button", name="Retry now")).to_be_visible()
+        visitor.sees(["1", "alice", "100"])  # what was known stays
+        # Long enough for several failures: the waits grow meanwhile, but not beyond what a viewer accepts.
+        page.wait_for_timeout(4000)
+    with serving(tmp_path / "second", port=port) as server:
+        expect(board).to_have_attribute("data-state", "live", timeout=BACK_WITHIN_MS)
+        earn(server, bob, "task_finish")
+        visitor.sees(["1", "alice", "100"], ["2", "bob", "50"])
+        assert page.evaluate("window.notReloaded")
+        unexpected = [text for text in visitor.complaints if "ERR_CONNECTION_REFUSED" not in text and "WebSocket" not in text]
+        assert unexpected == []
+
+
+def test_without_a_socket_the_page_polls_and_says_so(server, visit, alice):
+    visitor = visit(server)
+    visitor.page.route_web_socket(re.compile("/scores/live"), lambda route: route.close())
+    visitor.open("/")
+    expect(visitor.page.locator("[data-part=state]")).to_have_text("Polling every 5 s", timeout=15_000)
+    earn(server, alice)
+    expect(visitor.page.locator("tr[data-rank='1'] [data-part=score]")).to_have_text("100", timeout=10_000)
+    visitor.was_quiet()
+
+
+def test_the_first_visit_is_light(server, visit, world):
+    for number in range(10):
+        earn(server, make_player(f"player-{number}"))
+    visitor = visit(server)
+    session = visitor.context.new_cdp_session(visitor.page)
+    session.send("Network.enable")
+    weights: dict[str, float] = {}
+    session.on("Network.loadingFinished", lambda event: weights.update({event["requestId"]: event["encodedDataLength"]}))
+    visitor.live()
+    visitor.page.wait_for_load_state("networkidle")
+    total = sum(weights.values())
+    print(f"first visit: {total / 1000:.1f} kB in {len(visitor.requests)} requests")
+    assert len(visitor.requests) <= 6, visitor.requests
+    assert 5_000 < total <= 45_000
+    for url in visitor.requests[1:]:
+        assert re.search(r"\.[0-9a-f]{12}\.\w+$", url), f"{url} would not be kept for ever"
+    visitor.was_quiet()
+
+
+# --- Play -------------------------------------------------------------------------------------------------------------
+
+
+def card(page: Page, slug: str) -> Any:
+    return page.locator(f"[data-action={slug}]")
+
+
+def test_signing_in_and_earning_points_by_clicking(server, visit, alice):
+    visitor = visit(server)
+    page = visitor.open("/")
+    page.get_by_role("link", name="Sign in to play").click()
+    page.get_by_label("Username").fill("alice")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    quiz = card(page, "quiz_complete")
+    quiz.get_by_role("button", name="Complete and redeem").click()
+    expect(quiz.locator("[data-part=note]")).to_have_text("+100 You are now number 1 with 100 points.")
+    for step in ("complete", "token", "redeem"):
+        expect(quiz.locator(f"[data-step={step}]")).to_have_attribute("data-state", "done")
+    expect(quiz.locator("[data-part=life]")).to_have_text(re.compile(r"Token spent; it expires in \d\d s"))
+
+    calls = page.locator(".call")
+    expect(calls.locator("[data-part=path]")).to_have_text(["/api/v1/scores/update", "/api/v1/actions/complete", "/play/token"])
+    assert re.fullmatch(r"[0-9a-f]{32}", calls.first.locator("[data-part=id]").inner_text())
+    assert "eyJ" not in re.sub(r"eyJ\w{5}…", "", page.locator("[data-part=journal]").text_content() or "")
+
+    quiz.get_by_role("button", name="Redeem again").click()
+    note = "Refused, as it should be: this token was already redeemed for +100."
+    expect(quiz.locator("[data-part=note]")).to_have_text(note)
+    expect(calls.first.locator("[data-part=status]")).to_have_text("409")
+    # The browser itself reports an answer of 409 as an error; it is the one that was asked for.
+    assert [text for text in visitor.complaints if "409" not in text] == []
+    visitor.complaints.clear()
+    visitor.was_quiet()
+
+
+def test_a_lost_answer_is_asked_for_again_and_counts_once(server, visit, alice):
+    visitor = visit(server)
+    visitor.sign_in(alice)
+    page = visitor.open("/play/")
+    lost: list[int] = []
+
+    def lose_the_first(route: Any) -> None:
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route.fetch().status)  # the server acts; its answer does not arrive
+            route.abort("connectionreset")
+
+    page.route("**/api/v1/scores/update", lose_the_first)
+    quiz = card(page, "quiz_complete")
+    quiz.get_by_role("button", name="Complete and redeem").click()
+    text = "+100 The answer was lost, but the points are in: they made your score 100."
+    expect(quiz.locator("[data-part=note]")).to_have_text(text)
+    assert lost == [200]
+    alice.refresh_from_db()
+    assert alice.score.total_score == 100
+
+
+def test_a_refusal_is_told_on_its_card(server, visit, alice, moderator):
+    visitor = visit(server)
+    visitor.sign_in(alice)
+    page = visitor.open("/play/")
+    daily = card(page, "daily_login")
+    for text in ("+10 You are now number 1 with 10 points.", re.compile("daily|today|day", re.I)):
+        daily.get_by_role("button", name="Complete and redeem").click()
+        expect(daily.locator("[data-part=note]")).to_have_text(text)
+    expect(daily.locator("[data-step=complete]")).to_have_attribute("data-state", "failed")
+    moderation.hide(player_id=alice.pk, moderator=moderator, reason="x")
+    quiz = card(page, "quiz_complete")
+    quiz.get_by_role("button", name="Complete and redeem").click()
+    expect(quiz.locator("[data-part=note]")).to_have_text("+100 You now have 110 points.")  # no rank is made up
+
+
+def test_a_limit_counts_down_on_its_card(world, visit, alice, tmp_path):
+    with serving(tmp_path, ACTION_RATE_LIMIT="1") as server:
+        visitor = visit(server)
+        visitor.sign_in(alice)
+        page = visitor.open("/play/")
+        task = card(page, "task_finish")
+        button = task.get_by_role("button", name="Complete and redeem")
+        button.click()
+        expect(task.locator("[data-part=note]")).to_contain_text("+50")
+        button.click()
+        expect(task.locator("[data-part=note]")).to_have_text(re.compile(r"Too quick\. You can go on in \d\d s\."))
+        expect(button).to_have_attribute("aria-disabled", "true")
+        expect(task.locator("[data-part=life]")).to_have_text(re.compile(r"Too quick\. You can go on in \d\d s\."))
+
+
+# --- Without scripts, in the dark, on a small screen ------------------------------------------------------------------
+
+
+def test_without_javascript_all_of_it_still_works(server, visit, alice, bob):
+    earn(server, bob, "task_finish")
+    visitor = visit(server, java_script_enabled=False)
+    page = visitor.open("/play/")
+    page.get_by_label("Username").fill("alice")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Earn points")).to_be_visible()
+    expect(page.get_by_role("button", name="Redeem again")).to_have_count(0)  # it would need a script
+    card(page, "quiz_complete").get_by_role("button", name="Complete and redeem").click()
+    expect(page.locator(".outcome")).to_have_text(re.compile(r"\+100\s+You are now number 1 with 100 points\."))
+    page.get_by_role("link", name="Board").first.click()
+    visitor.sees(["1", "alice", "100"], ["2", "bob", "50"])
+    expect(page.locator("[data-part=me-rank]")).to_have_text("#1")
+    expect(page.get_by_role("link", name="Refresh")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("link", name="Sign in", exact=True)).to_be_visible()
+    visitor.was_quiet()
+
+
+PLACES = ["/", "/play/", "/sign-in/", "/nothing-here"]
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_scrolls_sideways_in_any_colours(server, visit, alice, width, scheme):
+    long_name = make_player("W" * 32)
+    for _ in range(11):
+        earn(server, long_name)
+    earn(server, alice)
+    ActionType.objects.filter(slug="task_finish").update(description="x" * 200)
+    visitor = visit(server, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for signed_in in (False, True):
+        if signed_in:
+            visitor.sign_in(long_name)
+        for place in PLACES:
+            page = visitor.open(place)
+            assert visitor.too_wide() == 0, place
+            light = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            red = int(re.findall(r"\d+", light)[0])
+            assert (red > 200) == (scheme == "light"), light
+    assert [text for text in visitor.complaints if "404" not in text] == []
+
+
+def test_the_api_s_page_and_staff_s_desk_load_nothing_from_elsewhere(server, visit, moderator, alice):
+    visitor = visit(server)
+    visitor.sign_in(moderator)
+    page = visitor.open("/api/v1/docs")
+    expect(page.get_by_text("/api/v1/actions/complete").first).to_be_visible()
+    for place in ("/admin/", "/admin/leaderboard/score/"):
+        visitor.open(place)
+        page.wait_for_load_state("networkidle")
+    visitor.was_quiet()
+
+
+def test_a_moderator_suspends_by_clicking_and_the_board_shows_it(server, visit, moderator, alice):
+    earn(server, alice)
+    watcher = visit(server)
+    watcher.live()
+    watcher.sees(["1", "alice", "100"])
+    desk = visit(server, viewport={"width": 320, "height": 700})  # on a phone, say
+    desk.sign_in(moderator)
+    page = desk.open("/admin/leaderboard/score/?q=alice")
+    page.get_by_role("row", name="alice").get_by_role("checkbox").check()
+    page.get_by_label("Action:").select_option("suspend")
+    page.get_by_role("button", name="Run").or_(page.get_by_role("button", name="Go")).click()
+    expect(page.get_by_role("heading", name="Suspend these players?")).to_be_visible()
+    assert desk.too_wide() == 0
+    page.get_by_label("Reason").fill("seen on video")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.get_by_text("1 done.")).to_be_visible()
+    expect(watcher.page.get_by_text("No points yet. Be the first")).to_be_visible()
+    desk.was_quiet()
+    watcher.was_quiet()
