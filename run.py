@@ -6,6 +6,7 @@
   python3 run.py test [...]   the same set-up, then every test; more arguments go to pytest
   python3 run.py lint         ruff, mypy, import rules, forgotten migrations
   python3 run.py bench [...]  the benchmarks, as a table and as JSON
+  python3 run.py chaos [...]  breaks it under load for a minute (--seconds N --seed S), then checks every promise
   python3 run.py help         this text
 
 PORT=8001 python3 run.py listens elsewhere; docs/settings.md names every setting.
@@ -66,6 +67,9 @@ def main(arguments: list[str]) -> None:
             sys.exit("There are no benchmarks in this checkout (no folder benchmarks/). Get the whole repository.")
         set_up("requirements-dev.txt")
         run_instead("-m", "benchmarks", *rest)
+    elif word == "chaos":
+        set_up("requirements.txt")
+        run_instead("-m", "chaos", *rest)
     else:
         sys.exit(f"run.py does not know {word!r}. Try: python3 run.py help")
 

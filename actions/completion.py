@@ -40,6 +40,7 @@ class Completion:
     action_id: uuid.UUID = field(default_factory=uuid.uuid4)
     token_id: uuid.UUID = field(default_factory=uuid.uuid4)
     admitted: bool = False  # past the rate limit; a second look in a later batch is not charged again
+    looked_twice: bool = False  # a first try whose answer was lost may have been committing while this one looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ written AS (
     FROM judged j
     WHERE refusal IS NULL AND (NOT counted OR i IN (
         SELECT turn.i FROM turn JOIN tally ON tally.player_id = turn.player_id AND tally.action_type_id = turn.slug))
+    ON CONFLICT (action_id) DO NOTHING
     RETURNING action_id, points, created_at, expires_at
 )
 SELECT j.i, coalesce(w.points, j.known_points) AS points, coalesce(w.created_at, j.known_at) AS created_at,
@@ -168,6 +170,9 @@ def _result(item: Completion, row: dict[str, Any]) -> Issued | Exception | Again
             return AGAIN
         case "inactive":
             return Unauthorized("This account is not active.")
+        case "limited" if not item.looked_twice:
+            item.looked_twice = True
+            return AGAIN
         case "suspended":
             return ActionNotAllowed("This player is suspended.", details={"reason": "suspended"})
         case "limited" if row["cooldown_left"]:

@@ -27,7 +27,7 @@ def main() -> None:
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     kinds = options.faults or list(KINDS)
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        sys.exit(f"No such fault: {', '.join(unknown)}. There are: {', '.join(KINDS)}.")
+        parser().error(f"no such fault: {', '.join(unknown)}. There are: {', '.join(KINDS)}.")
     plan = Plan(options.seconds, seed, kinds, options.workers, options.watchers)
     try:
         passed = uvloop.run(bounded(plan, options.players, options.json))
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--faults", type=lambda text: text.split(","), help="only these kinds, separated by commas")
     made.add_argument("--workers", type=int, default=12, help="who complete and redeem (default 12)")
     made.add_argument(
-        "--watchers", type=int, default=18, help="who look at once; 2 slow ones and a deaf one besides (default 18)"
+        "--watchers", type=int, default=18, help="who read at once; 2 slow ones and a deaf one besides (default 18)"
     )
     made.add_argument("--players", type=int, default=60, help="who earn the points (default 60)")
     return made

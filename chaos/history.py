@@ -138,7 +138,8 @@ class History:
         return time.monotonic() - self.zero
 
     def fault_in(self, began: float, ended: float, grace: float = 0.0) -> Fault | None:
-        return next((fault for fault in self.faults if fault.touches(began, ended, grace)), None)
+        """The latest fault during these times, or up to `grace` seconds before them."""
+        return next((fault for fault in reversed(self.faults) if fault.touches(began, ended, grace)), None)
 
     def calm_since(self, began: float, ended: float) -> float:
         """Seconds of `began` … `ended` that lie in no fault's window."""

@@ -42,8 +42,8 @@ def test_it_names_the_faults_that_there_are():
     ran = subprocess.run(
         [sys.executable, "-m", "chaos", "--faults", "rain"], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
-    assert ran.returncode == 1
-    assert "No such fault: rain" in ran.stderr and "kill PostgreSQL" in ran.stderr
+    assert ran.returncode == 2
+    assert "no such fault: rain" in ran.stderr and "kill PostgreSQL" in ran.stderr
 
 
 def receipt(line: LedgerLine) -> dict:

@@ -149,6 +149,7 @@ async def test_a_password_is_compared_as_it_was_sent(api, alice):
     assert (await try_in(api, password=" pässword\t")).status_code == 200
     assert code(await try_in(api, password="pässword")) == (401, "UNAUTHORIZED")
     assert code(await try_in(api, "alice ", " pässword\t")) == (401, "UNAUTHORIZED")
+    assert code(await try_in(api, password="   ")) == (401, "UNAUTHORIZED")
     assert code(await try_in(api, "ALICE", " pässword\t")) == (401, "UNAUTHORIZED")
 
 
