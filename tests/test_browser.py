@@ -417,6 +417,10 @@ def test_no_page_scrolls_sideways_in_any_colours(server, visit, alice, width, sc
         for place in PLACES:
             page = visitor.open(place)
             assert visitor.too_wide() == 0, place
+            ends = page.evaluate(
+                "[...document.querySelectorAll('.row .score')].map((cell) => cell.getBoundingClientRect().right)"
+            )
+            assert all(end <= width for end in ends), "a long name pushes the scores away"
             light = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
             red = int(re.findall(r"\d+", light)[0])
             assert (red > 200) == (scheme == "light"), light
