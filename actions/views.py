@@ -7,7 +7,7 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.validators import validate_slug
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
@@ -22,8 +22,8 @@ from actions.completion import ActionNotAllowed, Completion, complete
 from actions.models import ActionType
 from actions.redemption import Redemption, redeem, timestamp
 from scoreboard_project import request_id, sign_in
-from scoreboard_project.api import ApiView, Body, Text, success
-from scoreboard_project.errors import Refusal
+from scoreboard_project.api import ApiView, Body, Text, refused, success
+from scoreboard_project.errors import Refusal, Unauthorized
 from scoreboard_project.request_id import client_address
 
 BEARER: list[Any] = [{"bearer": []}]  # for the schema
@@ -159,8 +159,10 @@ class PlayPage(View):
 
 
 @require_POST
-@login_required
 @never_cache
-def play_token(request: HttpRequest) -> JsonResponse:
+def play_token(request: HttpRequest) -> HttpResponse:
     """An access token for the page's own calls of the API; session and CSRF token say who asks."""
-    return JsonResponse({"success": True, "data": {"access": sign_in.access_for(uuid.UUID(str(request.user.pk)))}})
+    player = request.user
+    if not player.is_authenticated:
+        return refused(Unauthorized("Sign in again: the session has ended."))
+    return success({"access": sign_in.access_for(uuid.UUID(str(player.pk)), player.access_epoch)})

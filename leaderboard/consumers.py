@@ -13,13 +13,13 @@ from django.http.cookie import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
 from leaderboard import live
-from leaderboard.outbox import Outbox
+from leaderboard.outbox import BAD_TOKEN, Outbox
 from scoreboard_project import sign_in
 from scoreboard_project.errors import Unauthorized
 
 MAX_MESSAGE_BYTES = 4 * 1024
 MESSAGES_A_SECOND = 20
-BAD_TOKEN, FLOOD = 4401, 4429
+TOO_MANY = 4429
 
 
 def origin_allowed(headers: list[tuple[bytes, bytes]], secure: bool) -> bool:
@@ -74,7 +74,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.close()
             return
         try:
-            player_id = await self._who()
+            caller = await self._who()
         except Unauthorized:
             await self.close()
             return
@@ -82,8 +82,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.hub = live.hub()
         self.outbox = Outbox(self.base_send, self.scope.get("extensions", {}).get("scoreboard.abort"))
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
-        if player_id:
-            self.hub.know_player(self.outbox, player_id)
+        if caller:
+            self.hub.know_player(self.outbox, str(caller.player_id), caller.epoch)
         self.outbox.say(await self.hub.initial())
         self.hub.join(self.outbox)
 
@@ -95,7 +95,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             return
         now = asyncio.get_running_loop().time()
         if len(self._seen) == MESSAGES_A_SECOND and now - self._seen[0] < 1:
-            await self._end(FLOOD)
+            await self._end(TOO_MANY)
             return
         self._seen.append(now)
         handlers = {"subscribe": self._subscribe, "ping": self._ping, "authenticate": self._authenticate}
@@ -134,11 +134,11 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def _authenticate(self, message: dict[str, Any]) -> None:
         assert self.outbox is not None and self.hub is not None
         try:
-            claims = sign_in.check_access(str(message.get("token", "")))
+            caller = sign_in.check_access(str(message.get("token", "")))
         except Unauthorized:
             await self._end(BAD_TOKEN)
             return
-        self.hub.know_player(self.outbox, str(claims.player_id))
+        self.hub.know_player(self.outbox, str(caller.player_id), caller.epoch)
 
     async def _end(self, code: int) -> None:
         self.ended = True
@@ -148,16 +148,13 @@ class LiveConsumer(AsyncWebsocketConsumer):
         assert self.outbox is not None
         self.outbox.say(live.event("error", {"code": code, "message": text}))
 
-    async def _who(self) -> str | None:
-        """The player's id from the header, the query or the session cookie; None for a visitor. Raises: `Unauthorized`."""
+    async def _who(self) -> sign_in.Caller | None:
+        """The player by the header, the query or the session cookie; None for a visitor. Raises: `Unauthorized`."""
         headers = dict(self.scope["headers"])
         bearer = headers.get(b"authorization", b"").decode("latin-1")
         if bearer:
-            return str(sign_in.check_header(bearer).player_id)
+            return sign_in.check_header(bearer)
         if token := parse_qs(self.scope["query_string"].decode("latin-1")).get("token"):
-            return str(sign_in.check_access(token[0]).player_id)
-        return await self._session_player(headers.get(b"cookie", b"").decode("latin-1"))
-
-    async def _session_player(self, cookie_header: str) -> str | None:
-        session_key = parse_cookie(cookie_header).get(settings.SESSION_COOKIE_NAME)
+            return sign_in.check_access(token[0])
+        session_key = parse_cookie(headers.get(b"cookie", b"").decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
         return await sign_in.session_player(session_key) if session_key else None

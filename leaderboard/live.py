@@ -20,8 +20,8 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 
 from leaderboard import board, reading
-from leaderboard.outbox import Outbox
-from scoreboard_project import metrics
+from leaderboard.outbox import BAD_TOKEN, Outbox
+from scoreboard_project import ended_access, metrics
 from scoreboard_project.db import off_loop
 
 log = structlog.get_logger(__name__)
@@ -107,7 +107,7 @@ class Hub:
     _publisher: asyncio.Task | None = None
 
     def start(self) -> None:
-        work = (self._listen(), self._pace(), self._close_stalled())
+        work = (self._listen(), self._pace(), self._close_stalled(), self._close_ended())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
 
     async def stop(self) -> None:
@@ -136,9 +136,9 @@ class Hub:
         self.forget_player(outbox)
         metrics.sockets.set(len(self.sockets))
 
-    def know_player(self, outbox: Outbox, player_id: str) -> None:
+    def know_player(self, outbox: Outbox, player_id: str, epoch: int = 0) -> None:
         self.forget_player(outbox)
-        outbox.player_id = player_id
+        outbox.player_id, outbox.epoch = player_id, epoch
         self.of_player[player_id].add(outbox)
 
     def forget_player(self, outbox: Outbox) -> None:
@@ -197,6 +197,15 @@ class Hub:
                     metrics.stalled_sockets.inc()
                     self.leave(outbox)
                     outbox.abandon()
+
+    async def _close_ended(self) -> None:
+        """Close the sockets of players whose access has been taken back since they signed in on them."""
+        while True:
+            await asyncio.sleep(ended_access.LOOK_SECONDS)
+            for player_id, least in ended_access.players().items():
+                for outbox in [outbox for outbox in self.of_player.get(str(player_id), ()) if outbox.epoch < least]:
+                    self.leave(outbox)
+                    outbox.abandon(BAD_TOKEN)
 
     async def _look(self) -> None:
         new, old = await off_loop(reading.top, board.TOP), self.picture

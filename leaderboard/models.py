@@ -36,12 +36,20 @@ class Player(AbstractUser):
     name_skeleton = models.CharField(max_length=4 * names.LONGEST, unique=True, editable=False)
     email = models.EmailField(_("email address"), unique=True, null=True, blank=True)  # type: ignore[assignment]
     avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True)
+    # Kept by a trigger (scoreboard_project.0002): nothing that Python writes here counts.
+    access_epoch = models.PositiveIntegerField(
+        default=0, db_default=0, editable=False, help_text=_("Rises when the password changes or the account is deactivated.")
+    )
+    access_ended_at = models.DateTimeField(null=True, editable=False, help_text=_("When it last rose."))
 
     REQUIRED_FIELDS = []
 
     class Meta:
         verbose_name = _("player")
         verbose_name_plural = _("players")
+        indexes = [
+            models.Index(fields=["access_ended_at"], condition=Q(access_ended_at__isnull=False), name="player_access_ended")
+        ]
 
     def clean(self) -> None:
         super().clean()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-TOO_SLOW = 4408  # the close code
+TOO_SLOW, BAD_TOKEN = 4408, 4401  # close codes
 MESSAGES_KEPT = 16  # personal messages that a stalled socket may be owed; the oldest go first
 
 
@@ -20,10 +20,11 @@ class Outbox:
 
     Attributes:
         player_id: who watches, once that is known.
+        epoch: the player's `access_epoch` when they signed in here.
         stalled_since: event-loop time at which the write under way began to wait; None while nothing waits.
     """
 
-    __slots__ = ("_abort", "_messages", "_picture", "_send", "_task", "player_id", "stalled_since")
+    __slots__ = ("_abort", "_messages", "_picture", "_send", "_task", "epoch", "player_id", "stalled_since")
 
     def __init__(
         self, send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]], abort: Callable[[int], None] | None = None
@@ -34,6 +35,7 @@ class Outbox:
         self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
         self._task: asyncio.Task | None = None
         self.player_id: str | None = None
+        self.epoch = 0
         self.stalled_since: float | None = None
 
     def show(self, text: str) -> None:
@@ -54,11 +56,11 @@ class Outbox:
         if self._task is not None:
             self._task.cancel()
 
-    def abandon(self) -> None:
-        """Give up on a socket that does not read."""
+    def abandon(self, code: int = TOO_SLOW) -> None:
+        """End the connection, whether or not its other end reads."""
         self.close()
         if self._abort is not None:
-            self._abort(TOO_SLOW)
+            self._abort(code)
 
     def _start(self, text: str) -> None:
         # Nearly every write ends without waiting: it is run here to its first wait, and only then costs a task.

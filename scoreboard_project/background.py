@@ -1,4 +1,4 @@
-"""What each server process does besides answering: its live hub, the healing of the board, the watch for oddities."""
+"""What each server process does besides answering: its live hub, healing, the watch for oddities, whose access has ended."""
 
 import asyncio
 import contextvars
@@ -8,6 +8,7 @@ import structlog
 
 from actions import watch
 from leaderboard import healing, live
+from scoreboard_project import ended_access
 from scoreboard_project.db import in_thread
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ def ensure() -> None:
 def _start() -> None:
     live.hub()
     _tasks[:] = [
+        asyncio.create_task(_every(ended_access.LOOK_SECONDS, ended_access.look)),
         asyncio.create_task(_every(HEAL_SECONDS, healing.heal)),
         asyncio.create_task(_every(WATCH_SECONDS, watch.sweep)),
     ]

@@ -1,8 +1,8 @@
 """Who is asking: access and refresh tokens (the only module that knows simplejwt), sessions on the socket, the password gate.
 
-An access token is checked without a query; statements that pay refuse inactive players themselves. A refresh token has one
-successor: the library's own rotation let several parallel calls succeed, so ours happens under a row lock, and a token that
-comes back a second time ends its whole chain.
+An access token is checked without a query (`ended_access` knows who must be refused); statements that pay refuse inactive
+players themselves. A refresh token has one successor: the library's own rotation let several parallel calls succeed, so ours
+happens under a row lock, and a token that comes back a second time ends its whole chain.
 """
 
 import time
@@ -28,7 +28,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework_simplejwt.exceptions import TokenError
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
-from scoreboard_project import limits
+from scoreboard_project import ended_access, limits
 from scoreboard_project.db import off_loop
 from scoreboard_project.errors import Unauthorized
 from scoreboard_project.models import SignIn
@@ -42,10 +42,16 @@ LONGEST_TOKEN, LONGEST_PASSWORD = 4096, 128
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The player whose access token came with the request. `expires_at`: seconds since 1970."""
+    """The player who asks, by an access token or a session.
+
+    Attributes:
+        expires_at: seconds since 1970.
+        epoch: the player's `access_epoch` when the token was made.
+    """
 
     player_id: uuid.UUID
     expires_at: float
+    epoch: int
     is_authenticated = True  # what DRF's permissions look at
 
 
@@ -56,6 +62,8 @@ def check_access(raw: str) -> Caller:
     caller = _verified(raw)
     if caller.expires_at <= time.time():
         raise Unauthorized("The access token has expired: refresh it.")
+    if ended_access.is_over(caller.player_id, caller.epoch):
+        raise Unauthorized("The access token was taken back: sign in again.")
     return caller
 
 
@@ -64,7 +72,7 @@ def _verified(raw: str) -> Caller:
     # The same token comes with call after call: its signature needs checking once, its age each time.
     try:
         token = AccessToken(raw)  # type: ignore[arg-type]
-        return Caller(uuid.UUID(token["sub"]), float(token["exp"]))
+        return Caller(uuid.UUID(token["sub"]), float(token["exp"]), int(token.get("epoch", 0)))
     except (TokenError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Unauthorized("The access token is not valid.") from None
 
@@ -88,26 +96,37 @@ class BearerAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-def access_for(player_id: uuid.UUID) -> str:
-    """A fresh access token, for a player who is already known to be who they are."""
+def access_for(player_id: uuid.UUID, epoch: int = 0) -> str:
+    """A fresh access token, for a player who is already known to be who they are.
+
+    Args:
+        epoch: the player's `access_epoch`, read together with what proves who they are; 0 until their access has ended once.
+    """
     token = AccessToken()
     token["sub"] = str(player_id)
+    token["epoch"] = epoch
     return str(token)
 
 
-def _pair(sign_in: SignIn) -> dict[str, str]:
+def _pair(sign_in: SignIn, epoch: int) -> dict[str, str]:
     refresh_token = RefreshToken()
     refresh_token["sub"] = str(sign_in.player_id)
     refresh_token["sid"] = sign_in.id.hex
     refresh_token["jti"] = sign_in.current_token.hex
-    return {"access": access_for(sign_in.player_id), "refresh": str(refresh_token)}
+    return {"access": access_for(sign_in.player_id, epoch), "refresh": str(refresh_token)}
 
 
+@transaction.atomic
 def begin(player: Any) -> dict[str, str]:
-    """{access, refresh} of a new sign-in."""
+    """{access, refresh} of a new sign-in. Raises: `Unauthorized` where the password that was checked is the player's no more."""
+    same = get_user_model().objects.filter(pk=player.pk, password=player.password, is_active=True)
+    # Locked: a change of password either waits and then ends this sign-in too, or was first and is seen here.
+    epoch = same.select_for_update(no_key=True).values_list("access_epoch", flat=True).first()
+    if epoch is None:
+        raise Unauthorized
     expires_at = timezone.now() + RefreshToken.lifetime
     sign_in = SignIn.objects.create(player=player, current_token=uuid.uuid4(), expires_at=expires_at)
-    return _pair(sign_in)
+    return _pair(sign_in, epoch)
 
 
 def refresh(raw: str) -> dict[str, str]:
@@ -116,6 +135,7 @@ def refresh(raw: str) -> dict[str, str]:
     with transaction.atomic():
         sign_in = (
             SignIn.objects.select_for_update(of=("self",))
+            .select_related("player")
             .filter(pk=sign_in_id, ended_at=None, expires_at__gt=timezone.now(), player__is_active=True)
             .first()
         )
@@ -129,7 +149,7 @@ def refresh(raw: str) -> dict[str, str]:
             sign_in.save()
     if sign_in is None or sign_in.ended_at:
         raise Unauthorized("The refresh token is not valid any more: sign in again.")
-    return _pair(sign_in)
+    return _pair(sign_in, sign_in.player.access_epoch)
 
 
 def revoke(raw: str) -> None:
@@ -198,16 +218,16 @@ class StaffSignInForm(SignInForm, AdminAuthenticationForm):
     """The admin's, which lets in staff only."""
 
 
-async def session_player(session_key: str) -> str | None:
-    """The player's id behind a session cookie, None where nobody is signed in."""
+async def session_player(session_key: str) -> Caller | None:
+    """The player behind a session cookie, None where nobody is signed in."""
     return await off_loop(_session_player, session_key)
 
 
-def _session_player(session_key: str) -> str | None:
+def _session_player(session_key: str) -> Caller | None:
     session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
     if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
         return None
     player = get_user_model().objects.filter(pk=session[SESSION_KEY], is_active=True).first()
     if player is None or not constant_time_compare(session.get(HASH_SESSION_KEY, ""), player.get_session_auth_hash()):
         return None
-    return str(player.pk)
+    return Caller(player.pk, session.get_expiry_date().timestamp(), player.access_epoch)

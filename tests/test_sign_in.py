@@ -81,7 +81,7 @@ async def test_an_access_token_lives_15_minutes_and_a_refresh_token_a_day(api, a
 
 async def test_a_token_names_its_holder_and_says_nothing_else_about_them(api, alice):
     pair = await signed_in(api)
-    assert claims(pair["access"]).keys() == {"token_type", "exp", "iat", "jti", "aud", "iss", "sub"}
+    assert claims(pair["access"]).keys() == {"token_type", "exp", "iat", "jti", "aud", "iss", "sub", "epoch"}
     assert claims(pair["refresh"]).keys() == {"token_type", "exp", "iat", "jti", "aud", "iss", "sub", "sid"}
     stored = SignIn.objects.values_list("id", "current_token", "player_id")
     assert [row async for row in stored] == [
@@ -210,7 +210,8 @@ async def test_a_deactivated_player_refreshes_nothing(api, alice):
     assert code(await refreshed(api, pair["refresh"])) == (401, "UNAUTHORIZED")
     assert code(await acting(api, pair["access"])) == (401, "UNAUTHORIZED")
     await Player.objects.filter(pk=alice.pk).aupdate(is_active=True)
-    assert (await refreshed(api, pair["refresh"])).status_code == 200  # nothing was used up meanwhile
+    assert code(await refreshed(api, pair["refresh"])) == (401, "UNAUTHORIZED")  # what has ended does not come back
+    assert (await refreshed(api, (await signed_in(api))["refresh"])).status_code == 200
 
 
 async def test_a_deleted_player_is_refused_like_a_stranger(api, alice):

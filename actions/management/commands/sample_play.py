@@ -47,7 +47,8 @@ class Command(BaseCommand):
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             action_type = random.choices(["quiz_complete", "task_finish"], [2, 1])[0]
-            headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk)}", "Content-Type": "application/json"}
+            access = sign_in.access_for(player.pk, player.access_epoch)
+            headers = {"Authorization": f"Bearer {access}", "Content-Type": "application/json"}
             body = {"actionType": action_type, "actionData": {"sample": True}}
             issued = self._call(connection, "/api/v1/actions/complete", headers, body)
             headers["X-Score-Token"] = issued["scoreToken"]

@@ -17,5 +17,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         for player in sample_players.make([f"load-{number}" for number in range(options["players"])]):
-            line = {"userId": str(player.pk), "username": player.username, "token": sign_in.access_for(player.pk)}
+            token = sign_in.access_for(player.pk, player.access_epoch)
+            line = {"userId": str(player.pk), "username": player.username, "token": token}
             self.stdout.write(json.dumps(line))
