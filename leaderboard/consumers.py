@@ -12,10 +12,11 @@ from django.conf import settings
 from django.http.cookie import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
-from leaderboard import live
+from leaderboard import live, socket_caps
 from leaderboard.outbox import BAD_TOKEN, Outbox
-from scoreboard_project import sign_in
+from scoreboard_project import metrics, sign_in
 from scoreboard_project.errors import Unauthorized
+from scoreboard_project.request_id import client_address, network
 
 MAX_MESSAGE_BYTES = 4 * 1024
 MESSAGES_A_SECOND = 20
@@ -58,12 +59,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
     ended = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:  # however it ended: to close a connection that is gone raises, and no `disconnect` follows
-            if self.hub is not None and self.outbox is not None:
-                self.hub.leave(self.outbox)
-                self.outbox.close()
+        address = network(client_address(scope, settings.TRUSTED_PROXY_HOPS))
+        with socket_caps.place() as self.fits_here, socket_caps.place_of(address) as self.fits_its_address:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:  # however it ended: to close a connection that is gone raises, and no `disconnect` follows
+                if self.hub is not None and self.outbox is not None:
+                    self.hub.leave(self.outbox)
+                    self.outbox.close()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         # Channels' own version hops through a thread for each message, to close database connections we never open here.
@@ -73,12 +76,22 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if not origin_allowed(self.scope["headers"], self.scope.get("scheme") == "wss"):
             await self.close()
             return
+        if not self.fits_here:
+            await self._turn_away()
+            return
         try:
             caller = await self._who()
         except Unauthorized:
             await self.close()
             return
         await self.accept()
+        # Said after accepting, because a browser is told a close code and never an HTTP status.
+        if not self.fits_its_address:
+            await self._too_many("address")
+            return
+        if caller and not live.hub().has_room(str(caller.player_id)):
+            await self._too_many("player")
+            return
         self.hub = live.hub()
         self.outbox = Outbox(self.base_send, self.scope.get("extensions", {}).get("scoreboard.abort"))
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
@@ -138,7 +151,24 @@ class LiveConsumer(AsyncWebsocketConsumer):
         except Unauthorized:
             await self._end(BAD_TOKEN)
             return
+        if not self.hub.has_room(str(caller.player_id), self.outbox):
+            await self._too_many("player")
+            return
         self.hub.know_player(self.outbox, str(caller.player_id), caller.epoch)
+
+    async def _turn_away(self) -> None:
+        """503 instead of a handshake: this process is full, and no close code is worth a socket to it."""
+        metrics.sockets_refused.labels("process").inc()
+        if "websocket.http.response" not in self.scope.get("extensions", ()):
+            await self.close()
+            return
+        headers = [(b"retry-after", b"10"), (b"content-length", b"0")]
+        await self.base_send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+        await self.base_send({"type": "websocket.http.response.body", "body": b""})
+
+    async def _too_many(self, whose: str) -> None:
+        metrics.sockets_refused.labels(whose).inc()
+        await self._end(TOO_MANY)
 
     async def _end(self, code: int) -> None:
         self.ended = True

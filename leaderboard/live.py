@@ -141,6 +141,11 @@ class Hub:
         outbox.player_id, outbox.epoch = player_id, epoch
         self.of_player[player_id].add(outbox)
 
+    def has_room(self, player_id: str, outbox: Outbox | None = None) -> bool:
+        """Whether the player may have one more socket here; `outbox` where it is open already."""
+        theirs = self.of_player.get(player_id, ())
+        return not settings.SOCKETS_PER_PLAYER or outbox in theirs or len(theirs) < settings.SOCKETS_PER_PLAYER
+
     def forget_player(self, outbox: Outbox) -> None:
         if outbox.player_id and (mine := self.of_player.get(outbox.player_id)) is not None:
             mine.discard(outbox)

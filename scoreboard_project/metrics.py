@@ -16,6 +16,7 @@ pictures = Counter("scoreboard_pictures_total", "Top-10 pictures sent out")
 limits_without_redis = Counter("scoreboard_limits_without_redis_total", "Limits decided by a process alone, Redis being away")
 board_missed = Counter("scoreboard_board_missed_total", "Commits that the board did not hear of at once", ["reason"])
 stalled_sockets = Counter("scoreboard_stalled_sockets_total", "Sockets closed because they did not read")
+sockets_refused = Counter("scoreboard_sockets_refused_total", "Sockets refused because there were too many", ["of"])
 overload = Counter("scoreboard_overload_total", "API calls refused because too many were under way")
 board_fallbacks = Counter("scoreboard_board_fallbacks_total", "Board reads answered by PostgreSQL", ["reason"])
 board_drift = Gauge(

@@ -1,5 +1,6 @@
 """One id follows a request from the gateway through every log line into PostgreSQL, and back in the answer."""
 
+import ipaddress
 import re
 import uuid
 from collections.abc import Callable
@@ -84,3 +85,14 @@ def client_address(scope_or_meta: dict, hops: int) -> str:
     chain = b",".join(value for name, value in scope_or_meta["headers"] if name == b"x-forwarded-for")
     seen = [part.strip() for part in chain.decode("latin-1").split(",") if part.strip()]
     return seen[-hops][:64] if len(seen) >= hops else peer
+
+
+def network(address: str) -> str:
+    """What one caller has for certain: an IPv4 address, or an IPv6 /64, whose addresses anybody there can change at will."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))

@@ -6,8 +6,10 @@ gracefully on SIGTERM, SIGINT, or when `--parent-fd` (a pipe that only the paren
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,6 +24,7 @@ from scoreboard_project.websocket_protocol import BoundedWebSocket
 
 CLIENT_MESSAGE_BYTES = 65_536  # more than the contract's 4 KiB, so that the consumer can answer with its own error
 SILENT_SECONDS = 0.2
+OTHER_DESCRIPTORS = 2_500  # calls under way, PostgreSQL, Redis, files
 # No request may wait without bound for PostgreSQL: each would hold one of a few threads and connections. Milliseconds.
 # libpq's own variable, so that every connection has it from its first moment on, however it is made. Not in settings.py,
 # because management commands (migrations, rebuilding the board) may take long. PGOPTIONS in the environment, even empty,
@@ -76,6 +79,18 @@ def configuration() -> uvicorn.Config:
     )
 
 
+def allow_descriptors() -> None:
+    """As many open files as sockets are allowed, where the system lets us: its usual 1024 would refuse viewers long before."""
+    from django.conf import settings
+
+    wanted = (settings.SOCKETS_PER_PROCESS or 65_536) + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def stop_with_parent(parent_fd: int) -> None:
     os.read(parent_fd, 1)  # nobody writes: it returns when the last writer, the parent, is gone
     os.kill(os.getpid(), signal.SIGTERM)
@@ -113,6 +128,8 @@ def serve(options: argparse.Namespace) -> None:
     # Its INFO lines carry each socket's whole query string, tokens included, whatever the log level.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
     from scoreboard_project import probes  # only now: it may need Django's settings
+
+    allow_descriptors()
 
     server = WebServer(config, ready_fd=options.ready_fd, on_stop=probes.start_draining)
     # After its graceful stop uvicorn raises the signal again, for whoever handled it before.

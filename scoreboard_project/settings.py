@@ -93,6 +93,9 @@ SCORE_RATE_LIMIT = env.whole("SCORE_RATE_LIMIT", 10)
 SIGN_IN_FAILURE_LIMIT = env.whole("SIGN_IN_FAILURE_LIMIT", 5)
 SCORE_TOKEN_TTL_SECONDS = env.whole("SCORE_TOKEN_TTL_SECONDS", 60, least=1)
 LIVE_INTERVAL_MS = env.whole("LIVE_INTERVAL_MS", 100, least=1)
+SOCKETS_PER_PLAYER = env.whole("SOCKETS_PER_PLAYER", 200)
+SOCKETS_PER_ADDRESS = env.whole("SOCKETS_PER_ADDRESS", 5000)
+SOCKETS_PER_PROCESS = env.whole("SOCKETS_PER_PROCESS", 10000)
 MAX_BODY_BYTES = 16 * 1024
 
 # --- Who may talk to us -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from scoreboard_project import ended_access, limits
 from scoreboard_project.db import off_loop
 from scoreboard_project.errors import Unauthorized
 from scoreboard_project.models import SignIn
-from scoreboard_project.request_id import client_address
+from scoreboard_project.request_id import client_address, network
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +190,7 @@ class GatedBackend(ModelBackend):
 
 def _address(request: Any) -> str:
     scope = getattr(request, "scope", None)
-    return client_address(scope, settings.TRUSTED_PROXY_HOPS) if scope else "local"
+    return network(client_address(scope, settings.TRUSTED_PROXY_HOPS)) if scope else "local"
 
 
 class SignInForm(AuthenticationForm):
