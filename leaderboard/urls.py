@@ -1,8 +1,9 @@
 from django.urls import path
 
-from leaderboard import views
+from leaderboard import pages, views
 
 urlpatterns = [
     path("api/v1/scores/leaderboard", views.LeaderboardView.as_view()),
-    path("", views.board_page, name="board"),
+    path("", pages.board_page, name="board"),
+    path("embed/", pages.embed_page, name="embed"),
 ]

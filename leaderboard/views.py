@@ -1,13 +1,11 @@
-"""The wire of reading the leaderboard, and the public page."""
+"""The wire of reading the leaderboard."""
 
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -108,21 +106,3 @@ class LeaderboardView(ApiView):
         if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MOST_ROWS):
             raise InvalidQuery
         return int(text)
-
-
-def board_page(request: HttpRequest) -> HttpResponse:
-    """The public scoreboard: complete without JavaScript, kept live with it."""
-    top = reading.top(board.TOP)
-    me: dict[str, Any] | None = None
-    if request.user.is_authenticated:
-        rank, score = reading.standing(request.user.pk)
-        me = {"rank": rank, "score": score}
-    live = {
-        "socketPath": "/api/v1/scores/live",
-        "pollPath": f"/api/v1/scores/leaderboard?limit={board.TOP}",
-        "seq": top.seq,
-        "leaderboard": top.rows,
-        "userId": str(request.user.pk) if request.user.is_authenticated else None,
-    }
-    last_updated = datetime.fromtimestamp(top.changed_at / 1000, UTC) if top.changed_at else None
-    return render(request, "board.html", {"leaderboard": top.rows, "last_updated": last_updated, "me": me, "live": live})

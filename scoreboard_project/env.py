@@ -4,6 +4,7 @@ Nothing but `settings.py` calls these. A value may also come from a mounted file
 """
 
 import os
+import re
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -51,6 +52,15 @@ def switch(name: str, default: bool = False) -> bool:
 def words(name: str, default: str = "") -> list[str]:
     """A comma-separated list; blanks are dropped."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def frame_ancestors(name: str, default: str) -> list[str]:
+    """Who may show a page in a frame: `self`, `*`, or origins such as https://example.com and https://*.example.com."""
+    given = words(name, default)
+    for word in given:
+        if word not in ("self", "*") and not re.fullmatch(r"https?://(\*\.)?[a-z0-9.-]+(:\d+)?", word):
+            raise ImproperlyConfigured(f"{name}: {word!r} is neither self nor * nor an origin like https://example.com.")
+    return ["'self'" if word == "self" else word for word in given]
 
 
 def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:

@@ -2,26 +2,34 @@
 
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from csp.constants import SELF, UNSAFE_INLINE
 from csp.decorators import csp_replace, csp_update
 from django.conf import settings
 from django.contrib.auth.views import LoginView
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from scoreboard_project.api import OneParser
 from scoreboard_project.db import is_outage
 from scoreboard_project.sign_in import SignInForm
 
+THEME_COOKIE, THEMES = "theme", ("light", "dark")
+
 
 def site(request: HttpRequest) -> dict[str, Any]:
     """Template context of every page."""
+    theme = request.COOKIES.get(THEME_COOKIE)
     return {
         "sample_data": settings.SAMPLE_DATA,
+        "theme": theme if theme in THEMES else "",
         "request_id": request.scope.get("request_id", "") if hasattr(request, "scope") else "",
     }
 
@@ -42,6 +50,21 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """Called while the exception is being handled: an outage is a 503, anything else our own fault."""
     problem = sys.exc_info()[1]
     return error_page(503 if problem is not None and is_outage(problem) else 500)(request)
+
+
+@csrf_exempt  # the worst another site can do with it is to choose somebody's colours; so no page needs a cookie for the form
+@require_POST
+def choose_theme(request: HttpRequest) -> HttpResponse:
+    """Remembers light or dark for a year; anything else goes back to what the device prefers. Leads back to `next`."""
+    back = request.POST.get("next", "")
+    here = url_has_allowed_host_and_scheme(back, allowed_hosts={request.get_host()}, require_https=request.is_secure())
+    answer = HttpResponseRedirect(back if here else "/", status=303)
+    theme = request.POST.get("theme")
+    if theme in THEMES:
+        answer.set_cookie(THEME_COOKIE, theme, max_age=timedelta(days=365), secure=settings.HTTPS, httponly=True, samesite="Lax")
+    else:
+        answer.delete_cookie(THEME_COOKIE)
+    return answer
 
 
 class Schema(SpectacularJSONAPIView):

@@ -131,6 +131,7 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": [NONE],
     }
 }
+EMBED_FRAME_ANCESTORS = env.frame_ancestors("EMBED_FRAME_ANCESTORS", "self")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024  # admin forms; the API takes MAX_BODY_BYTES
 
 # --- Django -----------------------------------------------------------------------------------------------------------

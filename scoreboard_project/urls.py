@@ -22,6 +22,7 @@ urlpatterns = [
     path("healthz", probes.healthz),
     path("readyz", probes.readyz),
     path("metrics", probes.metrics),
+    path("theme/", pages.choose_theme, name="theme"),
     path("sign-in/", pages.SignInPage.as_view(), name="login"),
     path("sign-out/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

@@ -54,6 +54,7 @@ def alice(world) -> Player:
     player = make_player("alice")
     player.password = PBKDF2PasswordHasher().encode(PASSWORD, "salt", iterations=1)
     player.save()
+    player.refresh_from_db()  # a new password has ended what access there was
     return player
 
 
@@ -136,7 +137,7 @@ def visit(chromium):
 
 
 def earn(server: Server, player: Player, action_type: str = "quiz_complete") -> None:
-    headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk)}"}
+    headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk, player.access_epoch)}"}
     with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers) as http:
         issued = http.post("/actions/complete", json={"actionType": action_type}).json()["data"]
         token = {"X-Score-Token": issued["scoreToken"]}

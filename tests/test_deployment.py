@@ -21,7 +21,7 @@ COMPOSE_FILES = ("docker-compose.yml", "deploy/tls.yml")
 SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "SECRET_KEY", "JWT_SIGNING_KEY", "SCORE_TOKEN_KEYS"}
 SOUNDS_SECRET = re.compile(r"PASSWORD|SECRET|_KEYS?$")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:?[-?+])?([^}]*)\}")
-READ = re.compile(r"""env\.(?:text|whole|switch|words|one_of)\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
+READ = re.compile(r"""env\.(?:text|whole|switch|words|one_of|frame_ancestors)\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
 
 
 def read(name: str) -> str:

@@ -1,5 +1,5 @@
 /**
- * The scoreboard page: joins the live feed to the rows, the badge, the last-update line and the "You" card.
+ * The scoreboard page: joins the live feed to the rows, the badge and the line that says how fresh it all is.
  * What a person reads comes from the template, so that it can be translated there.
  *
  * @module board
@@ -13,31 +13,35 @@ const SPEAK_EVERY = 15_000;
 const LONGEST_RETRY = 4000;
 
 const page = document.querySelector('[data-board]');
-const part = (name) => page.querySelector(`[data-part="${name}"]`);
-const config = JSON.parse(document.getElementById('live-config').textContent);
-const strings = Object.fromEntries(
+export const part = (name) => page.querySelector(`[data-part="${name}"]`);
+export const config = JSON.parse(document.getElementById('live-config').textContent);
+export const strings = Object.fromEntries(
   [...document.getElementById('live-strings').content.children].map((item) => [item.dataset.key, item.textContent]),
 );
-const language = document.documentElement.lang || undefined;
+export const language = document.documentElement.lang || undefined;
 
 // Latin digits and fixed groups: the same text as the server's, so that taking over changes nothing on the page.
-const numbers = new Intl.NumberFormat(language, { numberingSystem: 'latn', useGrouping: 'always' });
-const number = (value) => numbers.format(value);
+const LIKE_THE_SERVER = { numberingSystem: 'latn', useGrouping: 'always' };
+const numbers = new Intl.NumberFormat(language, LIKE_THE_SERVER);
+const signedNumbers = new Intl.NumberFormat(language, { ...LIKE_THE_SERVER, signDisplay: 'always' });
+export const number = (value) => numbers.format(value);
 const clock = new Intl.DateTimeFormat(language, { timeStyle: 'medium' });
-const ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto' });
+const ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'narrow' });
 
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
+export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
 
-function write(element, text) {
+export function write(element, text) {
   if (element && element.textContent !== text) element.textContent = text;
 }
 
 const rows = new Rows(part('rows'), document.getElementById('row-template'), {
   number,
+  signed: (value) => signedNumbers.format(value),
   strings,
   userId: config.userId,
+  earned: config.earned,
 });
-const live = new LiveScoreboard({
+export const live = new LiveScoreboard({
   socketUrl: config.socketPath,
   pollUrl: config.pollPath,
   seq: config.seq,
@@ -45,7 +49,6 @@ const live = new LiveScoreboard({
 });
 
 let shown = [];
-let shownOnce = false;
 let feed = { state: 'connecting', retryAt: null, lagMs: null };
 
 /* The board */
@@ -60,34 +63,10 @@ function showBoard(entries, calm) {
 }
 
 function onLeaderboard({ detail }) {
-  const changed = fingerprint(detail.rows) !== fingerprint(shown);
-  const wasIn = shown.some(({ userId }) => userId === config.userId);
-  showBoard(detail.rows, detail.source === 'initial');
+  const entries = detail.rows.slice(0, config.limit);
+  const changed = fingerprint(entries) !== fingerprint(shown);
+  showBoard(entries, detail.source === 'initial');
   if (changed && detail.timestamp) setUpdated(detail.timestamp);
-  const mine = detail.rows.find(({ userId }) => userId === config.userId);
-  if (mine) showMe(mine.rank, mine.score);
-  // Only the server knows how far one has fallen.
-  else if (wasIn) live.refresh();
-  consider();
-}
-
-/* Your own line */
-
-let me = null;
-
-function showMe(rank, score) {
-  me = { rank, score };
-  const ranked = rank !== null && score !== null;
-  if (!part('me-rank')) return;
-  part('me-ranked').hidden = !ranked;
-  part('me-none').hidden = ranked;
-  if (!ranked) return;
-  write(part('me-rank'), `#${number(rank)}`);
-  write(part('me-score'), number(score));
-}
-
-function onPersonal({ detail }) {
-  showMe(detail.rank, detail.newScore);
   consider();
 }
 
@@ -118,40 +97,53 @@ function showState({ detail }) {
   page.dataset.state = detail.state;
   write(part('state'), strings[detail.state]);
   part('badge').title = detail.lagMs === null ? '' : fill(strings.lag, { milliseconds: number(detail.lagMs) });
-  part('retry').hidden = !['reconnecting', 'polling', 'offline'].includes(detail.state);
-  countDown();
+  part('retry').hidden = !['reconnecting', 'polling', 'trouble', 'offline'].includes(detail.state);
+  explain();
+  consider();
 }
 
-/** Beside the spoken text, not in it: a screen reader should hear that it reconnects, not every second of it. */
-function countDown() {
+/** What the badge's word means for the reader, and how long it still takes. */
+function explain() {
+  const quiet = Math.round((Date.now() - live.heardAt) / 1000);
+  write(part('explained'), fill(strings[`${feed.state}Explained`] ?? '', { seconds: number(quiet) }));
   const waits = ['reconnecting', 'offline'].includes(feed.state) && feed.retryAt;
   const seconds = Math.ceil((feed.retryAt - Date.now()) / 1000);
   write(part('countdown'), waits && seconds > 0 ? fill(strings.retryIn, { seconds: number(seconds) }) : '');
 }
 
-/* One sentence now and then for those who listen */
+/* One sentence now and then for those who listen: nothing else on the page speaks by itself. */
 
+const QUIET_STATES = ['connecting', 'paused'];
+let rank = null;
+let state = 'live';
 let told = null;
 let toldAt = 0;
 let speakTimer = 0;
 
-const news = () => ({ leader: shown[0]?.userId, rank: me?.rank ?? null });
+const news = () => ({ leader: shown[0]?.userId, rank, state });
+const isNews = () => JSON.stringify(news()) !== JSON.stringify(told);
+
+/** Tells the page where its player stands. */
+export function yourRank(now) {
+  rank = now;
+  if (told) consider();
+}
 
 function consider() {
-  const { leader, rank } = news();
-  if (leader === told.leader && rank === told.rank) return;
+  if (!QUIET_STATES.includes(feed.state)) state = feed.state;
+  if (!isNews()) return;
   clearTimeout(speakTimer);
   speakTimer = setTimeout(speak, Math.max(0, toldAt + SPEAK_EVERY - Date.now()));
 }
 
 function speak() {
-  const { leader, rank } = news();
-  if (leader === told.leader && rank === told.rank) return;
-  told = { leader, rank };
-  toldAt = Date.now();
+  if (!isNews()) return;
   const words = [];
+  if (state !== told.state) words.push(`${strings[state]}.`);
   if (shown[0]) words.push(fill(strings.leads, { name: shown[0].username, score: number(shown[0].score) }));
   if (rank !== null) words.push(fill(strings.yourRank, { rank: number(rank) }));
+  told = news();
+  toldAt = Date.now();
   write(part('announcer'), words.join(' '));
 }
 
@@ -162,26 +154,31 @@ function togglePause() {
   else live.pause();
   const paused = live.state === 'paused';
   write(part('pause'), paused ? strings.resume : strings.pause);
+  part('pause').ariaLabel = paused ? strings.resumeUpdates : strings.pauseUpdates;
   tellTime();
 }
 
+async function copySnippet({ currentTarget }) {
+  await navigator.clipboard.writeText(part('snippet').textContent);
+  currentTarget.textContent = currentTarget.dataset.done;
+}
+
 function start() {
-  const { rank, score } = part('me')?.dataset ?? {};
-  if (rank) me = { rank: Number(rank), score: Number(score) };
   showBoard(config.leaderboard, true);
   told = news();
   tellTime();
-  part('refresh').hidden = true;
+  part('refresh')?.setAttribute('hidden', '');
   part('pause').hidden = false;
   part('pause').addEventListener('click', togglePause);
   part('retry').addEventListener('click', () => live.retryNow());
+  if (navigator.clipboard && part('copy')) part('copy').hidden = false;
+  part('copy')?.addEventListener('click', copySnippet);
   live.addEventListener('leaderboard', onLeaderboard);
-  live.addEventListener('personal', onPersonal);
   live.addEventListener('state', showState);
   live.start();
   setInterval(() => {
     tellTime();
-    countDown();
+    explain();
   }, 1000);
 }
 

@@ -11,10 +11,12 @@
  * live.start();
  *
  * Events, each a CustomEvent:
- * - `leaderboard` {rows, changed, seq, timestamp, source}; `source` is 'initial', 'update' or 'poll', `seq` null for a poll
+ * - `leaderboard` {rows, changed, seq, timestamp, source, start, end}; `source` is 'initial', 'update' or 'poll', `seq` null for
+ *   a poll; `start` and `end` of the period shown, where the address asks for one (`?period=week`)
  * - `personal` {newScore, rank, pointsAwarded, previousScore}; the last two are null where it came from a poll
  * - `state` {state, retryAt, lagMs}; `state` is one of 'connecting', 'live', 'stale', 'reconnecting', 'polling',
- *   'offline', 'paused'; `retryAt` is a time in ms or null, `lagMs` the last ping's round trip or null
+ *   'trouble' (the server answers, with an error), 'offline', 'paused'; `retryAt` is a time in ms or null, `lagMs` the last
+ *   ping's round trip or null
  *
  * @module live
  */
@@ -59,6 +61,7 @@ export class LiveScoreboard extends EventTarget {
   #polling = false;
   #pollTimer = 0;
   #pollWorks = false;
+  #trouble = false;
 
   #ticker = 0;
   #hiddenTimer = 0;
@@ -92,8 +95,14 @@ export class LiveScoreboard extends EventTarget {
     if (this.#trusted) return Date.now() - this.#heardAt > STALE_AFTER ? 'stale' : 'live';
     // Only a label: the device may wrongly believe it is offline, so attempts go on.
     if (navigator.onLine === false) return 'offline';
+    if (this.#polling && this.#trouble) return 'trouble';
     if (this.#polling && this.#pollWorks) return 'polling';
     return this.#failures ? 'reconnecting' : 'connecting';
+  }
+
+  /** When the server was last heard, in ms since 1970; 0 before. */
+  get heardAt() {
+    return this.#heardAt;
   }
 
   start() {
@@ -142,11 +151,11 @@ export class LiveScoreboard extends EventTarget {
       if (this.#token) headers.Authorization = `Bearer ${this.#token}`;
       const signal = AbortSignal.timeout(POLL_WITHIN);
       const answer = await fetch(this.#pollUrl, { headers, signal, cache: 'no-store' });
-      const { data } = await answer.json();
+      this.#trouble = answer.status >= 500;
       this.#pollWorks = answer.ok;
-      if (answer.ok) this.#onPolled(data);
+      if (answer.ok) this.#onPolled((await answer.json()).data);
     } catch {
-      this.#pollWorks = false;
+      this.#pollWorks = this.#trouble = false;
     }
     this.#publish();
   }
@@ -202,7 +211,7 @@ export class LiveScoreboard extends EventTarget {
   }
 
   #onBoard({ data, timestamp }, source) {
-    const { leaderboard: rows, changedPositions: changed = [], seq } = data;
+    const { leaderboard: rows, changedPositions: changed = [], seq, start = null, end = null } = data;
     if (source === 'initial') {
       if (seq < this.#seq && !this.#restarted()) return;
     } else if (seq <= this.#seq) {
@@ -210,7 +219,7 @@ export class LiveScoreboard extends EventTarget {
     }
     this.#olderInitials = 0;
     this.#seq = seq;
-    this.#emit('leaderboard', { rows, changed, seq, timestamp, source });
+    this.#emit('leaderboard', { rows, changed, seq, timestamp, source, start, end });
   }
 
   /**
@@ -225,9 +234,9 @@ export class LiveScoreboard extends EventTarget {
   }
 
   #onPolled(data) {
-    const { leaderboard: rows, currentUser: me, lastUpdated: timestamp } = data;
+    const { leaderboard: rows, currentUser: me, lastUpdated: timestamp, start = null, end = null } = data;
     // Beside a live socket the answer may be older than the board shown, so only one's own rank is taken from it.
-    if (!this.#trusted) this.#emit('leaderboard', { rows, changed: [], seq: null, timestamp, source: 'poll' });
+    if (!this.#trusted) this.#emit('leaderboard', { rows, changed: [], seq: null, timestamp, source: 'poll', start, end });
     if (me) this.#emit('personal', { newScore: me.score, rank: me.rank, pointsAwarded: null, previousScore: null });
   }
 
