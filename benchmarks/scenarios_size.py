@@ -1,0 +1,72 @@
+"""What more players cost, and what the scoreboard needs before anybody comes."""
+
+import time
+from collections.abc import Iterator
+
+from benchmarks.figures import Row, Run
+from benchmarks.measuring import go, issue, prepare, run
+from benchmarks.plan import Plan
+from benchmarks.processes import memory
+from benchmarks.stage import BenchmarkError, Server, Stage, free_port, own_environment, serve
+
+SIZES = ((1_000, "1 thousand"), (100_000, "100 thousand"), (1_000_000, "1 million"))
+WHO_PLAY = 4_000  # drawn from all
+BESIDE = 100  # redemptions a second while the board is rebuilt
+LONGEST_REBUILD = 60  # s
+
+
+def growth(stage: Stage, plan: Plan) -> Iterator[Row]:
+    """The same redemptions and reads among ever more players; then the board of all of them is rebuilt under load."""
+    for players, name in SIZES:
+        stage.say(f"seeding {name} players")
+        stage.seed(plan.operations(players))
+        stage.settle()
+        with stage.serving() as server:
+            stage.cast(min(WHO_PLAY, plan.operations(players)))
+            issue(stage, server, plan.operations(1_000))
+            run(stage, server, "redeem", plan.operations(1_000), 64)
+            redeem, read = Row("growth", f"redeem among {name}"), Row("growth", f"read, signed in, among {name}")
+            for _ in range(plan.runs):
+                issue(stage, server, plan.operations(4_000))
+                redeem.runs.append(run(stage, server, "redeem", plan.operations(4_000), 64))
+                read.runs.append(run(stage, server, "read_me", plan.operations(4_000), 64))
+            yield redeem
+            yield read
+            if players == SIZES[-1][0]:
+                yield rebuild(stage, server, plan, name)
+                more = {"server_mib": memory(server.process.pid), "database_mib": stage.database_mib()}
+                more |= {f"{part}_mib": memory(pid) for part, pid in stage.engine_pids().items()}
+                yield Row("size", f"memory and disk with {name} players", [Run(0, 0, more=more)])
+
+
+def rebuild(stage: Stage, server: Server, plan: Plan, name: str) -> Row:
+    """`rebuild_leaderboard` while redemptions go on; the latencies are theirs."""
+    row = Row("rebuild", f"rebuild of {name}, {BESIDE} redemptions/s meanwhile")
+    for _ in range(plan.runs):
+        issue(stage, server, BESIDE * (5 if plan.quick else LONGEST_REBUILD))
+        began, errors = time.monotonic(), 0
+        latencies: list[float] = []
+        rebuilding = stage.start("manage.py", "rebuild_leaderboard")
+        while rebuilding.poll() is None:
+            prepare(stage, server, "redeem", BESIDE, connections=16, rate=BESIDE)
+            part, _told = go(stage, server)
+            latencies += part.latencies
+            errors += part.errors
+            seconds = time.monotonic() - began  # to the second: the load comes in seconds
+        if rebuilding.returncode:
+            raise BenchmarkError(f"rebuild_leaderboard failed with {rebuilding.returncode}.")
+        row.runs.append(Run(len(latencies), seconds, errors, latencies=latencies, more={"rebuild_seconds": seconds}))
+    return row
+
+
+def start_up(stage: Stage, plan: Plan) -> Iterator[Row]:
+    """`manage.py serve` with engines of its own until it answers: the first time, and again; and what it then holds in memory."""
+    environment = own_environment() | {"DATA_DIR": str(stage.folder / "start")}
+    for name, runs in (("first start: makes database, tables, static files", 1), ("next start", plan.runs)):
+        row = Row("start-up", name)
+        for _ in range(runs):
+            port = free_port()
+            with serve(environment | {"PORT": str(port)}, stage.folder / "start.log", port) as server:
+                more = {"start_seconds": server.start_seconds, "all_mib": memory(server.process.pid)}
+                row.runs.append(Run(0, 0, more=more))
+        yield row
