@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import hmac
 import json
+import string
 import time
 import uuid
 from datetime import timedelta
@@ -13,6 +15,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.utils import timezone
 
+from actions import score_tokens
 from actions.models import ActionLog, Flag
 from actions.score_tokens import TYPE
 from leaderboard import moderation
@@ -201,6 +204,39 @@ async def test_a_key_that_was_rotated_away_still_verifies_until_it_is_removed(ap
     settings.SCORE_TOKEN_KEYS = {"new": "n" * 40}
     assert code(await api.redeem(alice, other)) == (400, "INVALID_TOKEN")
     assert (await api.redeem(alice, fresh)).status_code == 200
+
+
+async def test_tokens_are_what_a_jwt_library_would_write_and_read(api, alice):
+    issued = await api.issued(alice)
+    token, (kid, secret) = issued["scoreToken"], next(iter(django_settings.SCORE_TOKEN_KEYS.items()))
+    payload = jwt.decode(token, secret, ["HS256"], audience=score_tokens.AUDIENCE)
+    assert jwt.encode(payload, secret, "HS256", headers={"kid": kid, "typ": TYPE}) == token
+
+
+@pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS512"}, {"crit": ["x"]}, {"typ": "JWT"}, {"jku": "https://x"}])
+async def test_a_header_that_is_not_ours_is_refused_however_it_is_signed(api, alice, header):
+    issued = await api.issued(alice)
+    kid, secret = next(iter(django_settings.SCORE_TOKEN_KEYS.items()))
+    first = json.dumps({"alg": "HS256", "kid": kid, "typ": TYPE} | header, separators=(",", ":"))
+    body = issued["scoreToken"].split(".")[1]
+    signed = f"{base64.urlsafe_b64encode(first.encode()).rstrip(b'=').decode()}.{body}"
+    signature = base64.urlsafe_b64encode(hmac.digest(secret.encode(), signed.encode(), "sha256")).rstrip(b"=").decode()
+    assert code(await api.redeem(alice, issued, scoreToken=f"{signed}.{signature}")) == (400, "INVALID_TOKEN")
+    assert code(await api.redeem(alice, issued, scoreToken=f"{signed}.")) == (400, "INVALID_TOKEN")
+    assert (await api.redeem(alice, issued)).status_code == 200
+
+
+async def test_no_other_spelling_of_a_token_is_taken(api, alice):
+    """The last letter of a signature has two bits that no decoder looks at, and base64 has padding and white space."""
+    issued = await api.issued(alice)
+    token = issued["scoreToken"]
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    last = alphabet.index(token[-1])
+    others = [token[:-1] + alphabet[last ^ bits] for bits in (1, 2, 3)]
+    others += [token + "=", token + " ", " " + token, token + ".", "." + token, token.replace(".", "..", 1), token.upper()]
+    for other in others:
+        assert code(await api.redeem(alice, issued, scoreToken=other)) == (400, "INVALID_TOKEN"), other
+    assert (await api.redeem(alice, issued)).status_code == 200
 
 
 async def test_the_order_of_the_checks_is_the_contract_s(api, alice, mallory, moderator):
