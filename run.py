@@ -4,7 +4,8 @@
   python3 run.py              set up what is missing, then serve the board at http://127.0.0.1:8000/ until Ctrl-C
   python3 run.py --no-demo    the same without sample players
   python3 run.py test [...]   the same set-up, then every test; more arguments go to pytest
-  python3 run.py lint         ruff, mypy, import rules, forgotten migrations
+  python3 run.py lint         ruff, mypy, import rules, forgotten migrations, known holes in the packages
+  python3 run.py lock [...]   pins the packages and their hashes anew; --upgrade takes the newest versions, -P NAME of one
   python3 run.py bench [...]  the benchmarks, as a table and as JSON
   python3 run.py chaos [...]  breaks it under load for a minute (--seconds N --seed S), then checks every promise
   python3 run.py help         this text
@@ -38,6 +39,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed-requirements.json"
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Failed to establish|Temporary failure in name")
+BESIDES = {"requirements-dev.txt": "requirements.txt"}  # what the one is installed together with
+LOCK = ["pip", "compile", "--no-config", "--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate", "--quiet"]
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -62,6 +65,9 @@ def main(arguments: list[str]) -> None:
     elif word == "lint":
         set_up("requirements-dev.txt")
         lint()
+    elif word == "lock":
+        set_up("requirements-dev.txt")
+        lock(rest)
     elif word == "bench":
         if not (ROOT / "benchmarks").is_dir():
             sys.exit("There are no benchmarks in this checkout (no folder benchmarks/). Get the whole repository.")
@@ -111,7 +117,7 @@ def set_up(requirements: str) -> None:
         installed = read_stamp()
         if installed.get(requirements) != wanted:
             install(requirements)
-            now = {name: fingerprint(name) for name in with_included(requirements)}
+            now = {name: fingerprint(name) for name in with_besides(requirements)}
             temporary = STAMP.with_suffix(".new")
             temporary.write_text(json.dumps(installed | now))
             temporary.replace(STAMP)
@@ -139,19 +145,11 @@ def make_environment() -> None:
 
 def install(requirements: str) -> None:
     """pip, quiet with a count of packages. Ends this process with pip's last lines where it fails."""
-    asked_for = "".join(read(ROOT / name) for name in with_included(requirements))
-    pinned = len(re.findall(r"^[\w.,\[\]-]+\s*==", asked_for, re.MULTILINE))
-    began = say(f"Installing {pinned or 'the'} packages of {requirements}")
-    command = [
-        str(PYTHON),
-        "-m",
-        "pip",
-        "install",
-        "--prefer-binary",
-        "--disable-pip-version-check",
-        "-r",
-        requirements,
-    ]
+    files = with_besides(requirements)
+    pinned = set(re.findall(r"^[\w.-]+(?=\S*\s*==)", "".join(read(ROOT / name) for name in files), re.MULTILINE))
+    began = say(f"Installing {len(pinned) or 'the'} packages of {requirements}")
+    command = [str(PYTHON), "-m", "pip", "install", "--prefer-binary", "--disable-pip-version-check", "--require-hashes"]
+    command += [f"--requirement={name}" for name in files]
     pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(pip.stdout or []), daemon=True)
@@ -164,6 +162,10 @@ def install(requirements: str) -> None:
             sys.exit(
                 "pip cannot reach the package index. Connect to the network and start again, "
                 "or name a folder of wheels: PIP_NO_INDEX=1 PIP_FIND_LINKS=/folder python3 run.py"
+            )
+        if "DO NOT MATCH THE HASHES" in output:
+            sys.exit(
+                "A package is not the one that was locked: it was changed on its way, or the index has another file. Ask why."
             )
         sys.exit("pip failed; its last lines are above. Mend what they name, then start again.")
     done(began)
@@ -192,18 +194,52 @@ def lint() -> None:
         if checked.returncode != 0:
             failed.append(name)
             print(checked.stdout)
+    if holes := audit():
+        failed.append("known holes")
+        print(holes)
     if failed:
         sys.exit(f"Not clean: {', '.join(failed)}.")
 
 
-def with_included(requirements: str) -> list[str]:
-    found = re.findall(r"^-r\s+(\S+)", read(ROOT / requirements), re.MULTILINE)
-    return [requirements, *(name for included in found for name in with_included(included))]
+def lock(options: list[str]) -> None:
+    """requirements*.txt from requirements*.in, for every Python from 3.11 on and every system. `options`: of `uv pip compile`."""
+    for made, constraints in (("requirements.txt", []), ("requirements-dev.txt", ["--constraints=requirements.txt"])):
+        began = say(f"Locking {made}")
+        command = [str(VENV / "bin" / "uv"), *LOCK, *constraints, *options, made.replace(".txt", ".in"), f"--output-file={made}"]
+        if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0:
+            sys.exit(f"{made} stays as it was. Mend what the lines above name, then start again.")
+        done(began)
+    print("Look at the difference, run the tests, and commit all of it.")
+
+
+def audit() -> str:
+    """The packages with known holes, one a line; empty where there is none. What cannot be asked is said and no failure."""
+    began = say("known holes")
+    files = [f"--requirement={name}" for name in with_besides("requirements-dev.txt")]
+    command = [str(VENV / "bin" / "pip-audit"), "--vulnerability-service=osv", "--format=json", "--progress-spinner=off"]
+    command += ["--disable-pip", "--require-hashes", "--timeout=10", *files]
+    asked = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done(began)
+    try:
+        found = json.loads(asked.stdout)["dependencies"]
+    except ValueError:
+        found = []
+    known = [package for package in found if "vulns" in package]
+    if len(known) < len(found) or not found:
+        print(
+            f"  {len(known)} packages were checked: for the others api.osv.dev gave no answer. Lint once more with the network."
+        )
+    lines = [(one["name"], one["version"], hole["id"], hole["fix_versions"]) for one in known for hole in one["vulns"]]
+    return "\n".join(f"  {name} {version}: {hole}, mended in {', '.join(mended) or '–'}" for name, version, hole, mended in lines)
+
+
+def with_besides(requirements: str) -> list[str]:
+    return [BESIDES[requirements], requirements] if requirements in BESIDES else [requirements]
 
 
 def fingerprint(requirements: str) -> str:
     """Changes with the files' content and with what would read it."""
-    told = "".join(read(ROOT / name) for name in with_included(requirements)) + read(VENV / "pyvenv.cfg")
+    told = "".join(read(ROOT / name) for name in with_besides(requirements)) + read(VENV / "pyvenv.cfg")
     return hashlib.sha256(told.encode()).hexdigest()
 
 
