@@ -40,7 +40,10 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed-requirements.json"
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Failed to establish|Temporary failure in name")
 BESIDES = {"requirements-dev.txt": "requirements.txt"}  # what the one is installed together with
-LOCK = ["pip", "compile", "--no-config", "--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate", "--quiet"]
+LOCK = [
+    *("pip", "compile", "--quiet", "--no-config", "--universal", "--python-version=3.11"),
+    *("--generate-hashes", "--no-annotate", "--custom-compile-command=python3 run.py lock"),
+]
 CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],

