@@ -14,13 +14,19 @@ MAX_POINTS = 10_000
 
 
 class ActionType(models.Model):
-    """A row of the catalogue. Its points are what the server pays, whatever a client says."""
+    """A row of the catalogue. Its points are what the server pays, whatever a client says.
+
+    `verification` names the kind (`actions.kinds`) that decides whether a completion is believed; `settings` are that kind's.
+    Cooldown and daily cap hold for every kind.
+    """
 
     slug = models.SlugField(primary_key=True, max_length=64)
     label = models.CharField(max_length=80)
     description = models.CharField(max_length=200, blank=True)
     points = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(MAX_POINTS)])
     enabled = models.BooleanField(default=True)
+    verification = models.CharField(max_length=32, default="cooldown", db_default="cooldown")
+    settings = models.JSONField(default=dict, db_default={}, blank=True)
     cooldown_seconds = models.PositiveIntegerField(default=0, help_text=_("Least time between two completions; 0: none."))
     daily_cap = models.PositiveIntegerField(null=True, blank=True, help_text=_("Most completions in a UTC day; empty: no cap."))
 
@@ -65,6 +71,12 @@ class ActionLog(models.Model):
     data = models.JSONField(default=dict, help_text=_("What the client sent as actionData."))
     client_timestamp = models.DateTimeField(null=True, help_text=_("The client's clock: recorded, never trusted."))
     request_id = models.CharField(max_length=128)
+    occurrence = models.CharField(
+        max_length=64,
+        null=True,
+        help_text=_("What this completion was for, where that counts once: a UTC day, an attempt, a match."),
+    )
+    server_key = models.ForeignKey("ServerKey", models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     expires_at = models.DateTimeField()
 
@@ -72,7 +84,14 @@ class ActionLog(models.Model):
         ordering = ["-created_at"]
         verbose_name = _("completed action")
         verbose_name_plural = _("completed actions")
-        constraints = [models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_pays_1_to_10000")]
+        constraints = [
+            models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_pays_1_to_10000"),
+            models.UniqueConstraint(
+                fields=["player", "action_type", "occurrence"],
+                condition=Q(occurrence__isnull=False),
+                name="occurrence_counts_once",
+            ),
+        ]
         indexes = [
             models.Index(fields=["player", "created_at"], name="action_by_player"),
             # Rows come in the order of time, so an index of page ranges finds the latest at next to no cost for a write.
@@ -81,6 +100,77 @@ class ActionLog(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action_type_id} (+{self.points})"
+
+
+class Question(models.Model):
+    """A question of a quiz. The right answer never leaves the server."""
+
+    action_type = models.ForeignKey(ActionType, models.CASCADE, related_name="questions")
+    text = models.CharField(max_length=300)
+    right = models.CharField(_("right answer"), max_length=120)
+    wrong = models.TextField(_("wrong answers"), max_length=1000, help_text=_("One a line."))
+
+    class Meta:
+        ordering = ["id"]
+        verbose_name = _("question")
+        verbose_name_plural = _("questions")
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def wrong_answers(self) -> list[str]:
+        return [line.strip() for line in self.wrong.splitlines() if line.strip()]
+
+
+class QuizAttempt(models.Model):
+    """Questions that a player was given, and the first answers that came back. One open attempt per player and quiz, so that
+    nobody starts again until the questions suit them.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    action_type = models.ForeignKey(ActionType, models.CASCADE, related_name="+")
+    questions = models.JSONField(help_text=_("As they were asked: id, text, choices, and the place of the right one."))
+    started_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField()
+    answers = models.JSONField(null=True, help_text=_("The first that were sent: question id to the place of the choice."))
+    answered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("quiz attempt")
+        verbose_name_plural = _("quiz attempts")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["player", "action_type"], condition=Q(answered_at=None), name="one_open_attempt_per_player_and_quiz"
+            ),
+            models.CheckConstraint(
+                condition=Q(answers=None, answered_at=None) | Q(answers__isnull=False, answered_at__isnull=False),
+                name="attempt_answers_have_a_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class ServerKey(models.Model):
+    """A game server's key for completing `trusted` actions for players. Only its hash is stored; the key is shown once."""
+
+    name = models.CharField(max_length=80, help_text=_("Whose key it is, for staff."))
+    action_types = models.ManyToManyField(ActionType, related_name="server_keys", help_text=_("What it may complete."))
+    hint = models.CharField(max_length=16, editable=False, help_text=_("How the key begins."))
+    key_hash = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = _("server key")
+        verbose_name_plural = _("server keys")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hint}…)"
 
 
 class Flag(models.Model):

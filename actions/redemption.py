@@ -12,13 +12,15 @@ from datetime import datetime
 from django.conf import settings
 
 from actions import watch
-from actions.completion import ActionNotAllowed
+from actions.completion import UNREDEEMED
 from actions.score_tokens import Claim, InvalidToken, open_token
+from actions.verification import ActionNotAllowed
 from leaderboard import ledger
 from scoreboard_project import limits, metrics
 from scoreboard_project.db import off_loop
 from scoreboard_project.errors import Conflict, Forbidden, RateLimited, Refusal, Unauthorized
 from scoreboard_project.group_commit import AGAIN, Again, GroupCommit
+from scoreboard_project.timestamps import timestamp
 
 
 class NeverIssued(InvalidToken):
@@ -113,8 +115,7 @@ async def redeem(*, token: str, action_id: str, player_id: uuid.UUID, request_id
 
 def redeem_batch(wishes: Sequence[_Wish]) -> list[Redemption | Exception | Again]:
     """The results of a batch, in its order."""
-    takes = [limits.Take("scores", wish.player_id.hex, 0 if wish.admitted else settings.SCORE_RATE_LIMIT) for wish in wishes]
-    waits = limits.take(takes)
+    waits = limits.take([_rate(wish) for wish in wishes])
     results: list[Redemption | Exception | Again] = [RateLimited(retry_after=math.ceil(wait)) for wait in waits]
     admitted = [(place, wish) for place, (wish, wait) in enumerate(zip(wishes, waits, strict=True)) if not wait]
     if admitted:
@@ -123,6 +124,14 @@ def redeem_batch(wishes: Sequence[_Wish]) -> list[Redemption | Exception | Again
             wish.admitted = True
             results[place] = _result(wish, lines[i])
     return results
+
+
+def _rate(wish: _Wish) -> limits.Take:
+    if wish.admitted:
+        return limits.Take("scores", "", 0)
+    # A redemption that passes frees its token's place among the unredeemed ones, in the same call.
+    freed = (UNREDEEMED, wish.claim.token_id.hex) if settings.UNREDEEMED_TOKEN_LIMIT else None
+    return limits.Take("scores", wish.player_id.hex, settings.SCORE_RATE_LIMIT, gives_back=freed)
 
 
 def _paid(wishes: Sequence[_Wish]) -> dict[int, ledger.Line]:
@@ -173,11 +182,6 @@ def receipt(line: ledger.Line) -> dict[str, object]:
         "newScore": line.score_after,
         "timestamp": timestamp(line.created_at),
     }
-
-
-def timestamp(moment: datetime) -> str:
-    """UTC, ISO 8601, with `Z`."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _redemptions: GroupCommit[_Wish, Redemption] = GroupCommit("redeem", redeem_batch)

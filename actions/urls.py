@@ -1,10 +1,11 @@
 from django.urls import path
 
-from actions import views
+from actions import play, views
 
 urlpatterns = [
+    path("api/v1/actions/start", views.StartView.as_view()),
     path("api/v1/actions/complete", views.CompleteView.as_view()),
     path("api/v1/scores/update", views.UpdateView.as_view()),
-    path("play/", views.PlayPage.as_view(), name="play"),
-    path("play/token", views.play_token),
+    path("play/", play.PlayPage.as_view(), name="play"),
+    path("play/token", play.play_token),
 ]

@@ -1,38 +1,76 @@
-"""The wire of earning points: `/actions/complete`, `/scores/update`, and the page that plays them."""
+"""The wire of earning points: `/actions/start`, `/actions/complete` and `/scores/update`."""
 
-import uuid
+from dataclasses import dataclass
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
 from django.core.validators import validate_slug
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.utils.decorators import method_decorator
-from django.utils.translation import gettext as _
-from django.views import View
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
+from django.http import HttpResponse
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from actions.completion import ActionNotAllowed, Completion, complete
-from actions.models import ActionType
-from actions.redemption import Redemption, redeem, timestamp
-from scoreboard_project import request_id, sign_in
-from scoreboard_project.api import ApiView, Body, Text, refused, success
-from scoreboard_project.errors import Refusal, Unauthorized
+from actions import quiz, server_keys
+from actions.completion import Completion, complete
+from actions.redemption import Redemption, redeem
+from scoreboard_project import request_id
+from scoreboard_project.api import ApiView, Body, Text, success
+from scoreboard_project.db import off_loop
 from scoreboard_project.request_id import client_address
+from scoreboard_project.sign_in import BearerAuthentication
+from scoreboard_project.timestamps import timestamp
 
 BEARER: list[Any] = [{"bearer": []}]  # for the schema
+BEARER_OR_KEY: list[Any] = [*BEARER, {"serverKey": []}]
 
 
-class CompleteBody(Body):
+@dataclass(frozen=True, slots=True)
+class GameServer:
+    """Who sent `Authorization: Api-Key …`; whether the key is good is PostgreSQL's to say."""
+
+    key: str
+    is_authenticated = True
+
+
+class BearerOrServerKey(BearerAuthentication):
+    def authenticate(self, request: Any) -> Any:
+        scheme, _, key = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+        return (GameServer(key), None) if scheme.lower() == "api-key" else super().authenticate(request)
+
+
+class ServerKeyInSchema(OpenApiAuthenticationExtension):
+    target_class = BearerOrServerKey
+    name = "serverKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        description = "`Api-Key sbk_…`: a game server's key, made by staff."
+        return {"type": "apiKey", "in": "header", "name": "Authorization", "description": description}
+
+
+class StartBody(Body):
     actionType = Text(max_length=64, validators=[validate_slug])
+
+
+class AskedQuestion(serializers.Serializer):
+    id = serializers.IntegerField()
+    text = serializers.CharField()
+    choices = serializers.ListField(child=serializers.CharField())
+
+
+class StartAnswer(serializers.Serializer):
+    attemptId = serializers.UUIDField()
+    questions = AskedQuestion(many=True)
+    expiresAt = serializers.DateTimeField()
+
+
+class CompleteBody(StartBody):
     actionData = serializers.DictField(required=False, default=dict)
     clientTimestamp = serializers.DateTimeField(required=False, default=None, allow_null=True)
+
+
+class CompleteByServerBody(CompleteBody):
+    playerId = serializers.UUIDField()
 
 
 class CompleteAnswer(serializers.Serializer):
@@ -55,32 +93,54 @@ class UpdateAnswer(serializers.Serializer):
     timestamp = serializers.DateTimeField()
 
 
-class CompleteView(ApiView):
-    """Complete an action. The server decides what it is worth and answers with a score token, good for a minute."""
+class StartView(ApiView):
+    """Begin an action that the server asks questions about. Until it is answered, starting again gives the same questions."""
 
     needs_player = True
     invalid_code = "INVALID_ACTION_DATA"
 
-    @extend_schema(request=CompleteBody, responses=CompleteAnswer, operation_id="completeAction", auth=BEARER)
+    @extend_schema(request=StartBody, responses=StartAnswer, operation_id="startAction", auth=BEARER)
     async def post(self, request: Request) -> HttpResponse:
-        body = self.read(CompleteBody)
+        attempt = await off_loop(quiz.start, self.read(StartBody)["actionType"], self.player_id)
+        return success(
+            {
+                "attemptId": str(attempt.id),
+                "questions": quiz.asked(attempt),
+                "expiresAt": timestamp(attempt.expires_at),
+            }
+        )
+
+
+class CompleteView(ApiView):
+    """Complete an action. The server verifies it, decides what it is worth, and answers with a score token, good for a minute.
+
+    A game server (`Authorization: Api-Key …`) completes `trusted` actions for the player it names in `playerId`, and hands the
+    token on to them.
+    """
+
+    needs_player = True
+    invalid_code = "INVALID_ACTION_DATA"
+    authentication_classes = [BearerOrServerKey]
+
+    @extend_schema(request=CompleteByServerBody, responses=CompleteAnswer, operation_id="completeAction", auth=BEARER_OR_KEY)
+    async def post(self, request: Request) -> HttpResponse:
+        asking: Any = self.caller
+        if isinstance(asking, GameServer):
+            server_key = await off_loop(server_keys.holder, asking.key)
+            body = self.read(CompleteByServerBody)
+        else:
+            server_key, body = None, self.read(CompleteBody)
         issued = await complete(
             Completion(
-                player_id=self.player_id,
+                player_id=body["playerId"] if server_key else self.player_id,
                 action_type=body["actionType"],
                 data=body["actionData"],
                 client_timestamp=body["clientTimestamp"],
                 request_id=request_id.current.get(),
+                server_key=server_key,
             )
         )
-        return success(
-            {
-                "scoreToken": issued.score_token,
-                "pointsEarned": issued.points,
-                "tokenExpiresAt": timestamp(issued.expires_at),
-                "actionId": str(issued.action_id),
-            }
-        )
+        return success(issued.wire())
 
 
 class UpdateView(ApiView):
@@ -102,13 +162,9 @@ class UpdateView(ApiView):
             action_id=self.read(UpdateBody)["actionId"],
             player_id=self.player_id,
             request_id=request_id.current.get(),
-            address=_address(request._request),
+            address=client_address(request._request.scope, settings.TRUSTED_PROXY_HOPS),  # type: ignore[attr-defined]
         )
         return success(_redeemed(redemption))
-
-
-def _address(request: Any) -> str:
-    return client_address(request.scope, settings.TRUSTED_PROXY_HOPS)
 
 
 def _redeemed(redemption: Redemption) -> dict[str, Any]:
@@ -120,49 +176,3 @@ def _redeemed(redemption: Redemption) -> dict[str, Any]:
         "newRank": redemption.rank,
         "timestamp": timestamp(redemption.at),
     }
-
-
-@method_decorator([login_required, never_cache], name="dispatch")
-class PlayPage(View):
-    """Complete an action and redeem its token: through the public API with JavaScript, as a plain form without."""
-
-    def get(self, request: HttpRequest, result: dict[str, Any] | None = None) -> HttpResponse:
-        play = {
-            "tokenPath": "/play/token",
-            "completePath": "/api/v1/actions/complete",
-            "updatePath": "/api/v1/scores/update",
-            "userId": str(request.user.pk),
-        }
-        types = ActionType.objects.filter(enabled=True).values("slug", "label", "points", "description")
-        return render(request, "play.html", {"action_types": list(types), "play": play, "result": result})
-
-    def post(self, request: HttpRequest) -> HttpResponse:
-        try:
-            done = async_to_sync(self._play)(request)
-        except Refusal as refusal:
-            return self.get(request, {"ok": False, "message": refusal.message})
-        message = _("%(points)d points added.") % {"points": done.points}
-        result = {"ok": True, "message": message, "pointsAwarded": done.points}
-        return self.get(request, result | {"newScore": done.new_score, "newRank": done.rank})
-
-    async def _play(self, request: HttpRequest) -> Redemption:
-        id_ = request_id.current.get()
-        player_id = uuid.UUID(str(request.user.pk))
-        wish = CompleteBody(data={"actionType": request.POST.get("actionType", "")})
-        if not wish.is_valid():
-            raise ActionNotAllowed
-        issued = await complete(Completion(player_id, wish.validated_data["actionType"], {}, None, id_))
-        address = _address(request)
-        return await redeem(
-            token=issued.score_token, action_id=str(issued.action_id), player_id=player_id, request_id=id_, address=address
-        )
-
-
-@require_POST
-@never_cache
-def play_token(request: HttpRequest) -> HttpResponse:
-    """An access token for the page's own calls of the API; session and CSRF token say who asks."""
-    player = request.user
-    if not player.is_authenticated:
-        return refused(Unauthorized("Sign in again: the session has ended."))
-    return success({"access": sign_in.access_for(uuid.UUID(str(player.pk)), player.access_epoch)})

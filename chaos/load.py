@@ -18,7 +18,7 @@ AGAIN_ODDS = 0.05  # how often an old, settled token is redeemed once more
 SHIFTS, SHIFT_SECONDS = 4, 5.0
 LOOK_EVERY = 0.25  # s between two looks at the board, for each reader
 READERS = 2
-ACTION_TYPES = ("quiz_complete", "task_finish")
+ACTION_TYPES = ("task_finish",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from leaderboard import board, reading
 from leaderboard.outbox import BAD_TOKEN, Outbox
 from scoreboard_project import ended_access, metrics
 from scoreboard_project.db import off_loop
+from scoreboard_project.timestamps import timestamp
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ async def _publish(changed: bool, gains: list[list[Any]]) -> None:
 
 def event(name: str, data: dict[str, Any]) -> str:
     """A server event as the wire has it, encoded."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = timestamp(datetime.now(UTC))
     return json.dumps({"event": name, "data": data, "timestamp": now}, ensure_ascii=False, separators=(",", ":"))
 
 

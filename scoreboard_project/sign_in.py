@@ -184,7 +184,7 @@ class GatedBackend(ModelBackend):
             raise PermissionDenied
         player = super().authenticate(request, username=username, password=password, **kwargs)
         if player is not None:
-            limits.give_back(wish)
+            limits.give_back([wish])
         return player
 
 

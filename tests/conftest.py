@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
-from actions import completion, redemption
+from actions import catalogue, completion, redemption
 from actions.apps import _make_moderators
 from actions.models import ActionType
 from leaderboard import healing
@@ -35,7 +36,8 @@ from scoreboard_project.redis_client import client as redis_client
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery"
 
-CATALOGUE = __import__("actions.migrations.0002_starting_catalogue", fromlist=["CATALOGUE"]).CATALOGUE
+CATALOGUE = import_module("actions.migrations.0002_starting_catalogue").CATALOGUE
+VERIFIED = import_module("actions.migrations.0004_verified_catalogue")
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +78,14 @@ def _static_files() -> None:
 def world(transactional_db: None) -> Iterator[None]:
     """An empty world: the catalogue of the migrations, no scores, a board that is built."""
     for slug, label, description, points, cap in CATALOGUE:
-        ActionType.objects.update_or_create(
-            slug=slug, defaults={"label": label, "description": description, "points": points, "daily_cap": cap}
-        )
+        fields = {"label": label, "description": description, "points": points, "daily_cap": cap}
+        ActionType.objects.update_or_create(slug=slug, defaults=fields | VERIFIED.VERIFICATION[slug])
+    quiz = ActionType.objects.get(slug="quiz_complete")
+    for text, right, wrong in VERIFIED.QUESTIONS:
+        quiz.questions.get_or_create(text=text, right=right, wrong="\n".join(wrong))
+    # For tests of what comes after: nothing is verified, and nothing paces it.
+    ActionType.objects.update_or_create(slug="level_up", defaults={"label": "Level", "points": 100})
+    catalogue.forget()
     _make_moderators(using="default")
     redis_client().flushdb()
     limits._emergency.seen.clear()
@@ -140,10 +147,10 @@ class Api:
             sent["Authorization"] = f"Bearer {sign_in.access_for(who.pk)}"
         return await self.http.request(method, f"/api/v1{path}", headers=sent, **kwargs)
 
-    async def complete(self, who: Player, action_type: str = "quiz_complete", **body: Any) -> httpx.Response:
+    async def complete(self, who: Player, action_type: str = "level_up", **body: Any) -> httpx.Response:
         return await self.call("POST", "/actions/complete", who=who, json={"actionType": action_type, **body})
 
-    async def issued(self, who: Player, action_type: str = "quiz_complete") -> dict[str, Any]:
+    async def issued(self, who: Player, action_type: str = "level_up") -> dict[str, Any]:
         answer = await self.complete(who, action_type)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
@@ -158,7 +165,7 @@ class Api:
             json={"actionId": given["actionId"]},
         )
 
-    async def earn(self, who: Player, action_type: str = "quiz_complete") -> dict[str, Any]:
+    async def earn(self, who: Player, action_type: str = "level_up") -> dict[str, Any]:
         answer = await self.redeem(who, await self.issued(who, action_type))
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]

@@ -60,7 +60,7 @@ def history(alice, moderator):
     """One object of every model, as the application leaves them."""
     entry = award(alice, 100)
     moderation.adjust(player_id=alice.pk, points=5, moderator=moderator, reason="x")
-    quiz = ActionType.objects.get(slug="quiz_complete")
+    quiz = ActionType.objects.get(slug="level_up")
     now = timezone.now()
     log = ActionLog.objects.create(
         token_id=uuid.uuid4(), player=alice, action_type=quiz, points=100, request_id="r", expires_at=now
@@ -149,7 +149,7 @@ def test_moderators_look_at_accounts_and_the_catalogue_and_change_neither(desks,
         for page in (address(model, "add"), address(model, "delete", pk)):
             assert desks["moderator"].post(page, {"points": 9999, "username": "x"}).status_code == 403
         assert desks["moderator"].post(address(model, "change", pk), {"points": 9999, "username": "x"}).status_code == 403
-    assert ActionType.objects.get(slug="quiz_complete").points == 100
+    assert ActionType.objects.get(slug="level_up").points == 100
 
 
 def test_who_is_not_staff_gets_no_further_than_the_sign_in(world, alice):

@@ -112,7 +112,7 @@ async def test_a_body_over_16_kib_is_refused(api, alice):
 
 
 async def test_a_body_of_exactly_16_kib_is_read(api, alice):
-    body = json.dumps({"actionType": "quiz_complete"}).encode()
+    body = json.dumps({"actionType": "level_up"}).encode()
     body += b" " * (MOST - len(body))
     assert (await api.call("POST", "/actions/complete", who=alice, content=body, headers=JSON)).status_code == 200
     in_chunks = pieces(body[:10_000], body[10_000:])
@@ -157,7 +157,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_gets_no_answer_and
         "http_version": "1.1",
     }
     coming = [
-        {"type": "http.request", "body": b'{"actionType": "quiz_complete"}', "more_body": True},
+        {"type": "http.request", "body": b'{"actionType": "level_up"}', "more_body": True},
         {"type": "http.disconnect"},
     ]
     sent = []
@@ -187,7 +187,7 @@ async def test_a_body_that_is_not_json_by_its_type_is_refused(api, alice):
 
 async def test_json_by_any_spelling_of_its_type_is_read(api, alice):
     for given_type in ("application/json", "Application/JSON", "application/json ; charset=utf-8"):
-        body = b'{"actionType": "quiz_complete"}'
+        body = b'{"actionType": "level_up"}'
         answer = await api.call("POST", "/actions/complete", who=alice, content=body, headers={"Content-Type": given_type})
         assert answer.status_code == 200, given_type
 
@@ -269,7 +269,7 @@ async def test_what_is_strict_json_is_kept_as_it_came(api, alice):
         "POST",
         "/actions/complete",
         who=alice,
-        content=b'{"actionType":"quiz_complete","actionData":{"a":"\\ud83d\\udc4d"}}',
+        content=b'{"actionType":"level_up","actionData":{"a":"\\ud83d\\udc4d"}}',
         headers=JSON,
     )
     assert (await ActionLog.objects.aget(action_id=pair.json()["data"]["actionId"])).data == {"a": "👍"}
@@ -284,8 +284,8 @@ _ANYTHING = st.recursive(
 
 _BODIES = st.one_of(
     st.binary(),
-    st.fixed_dictionaries({"actionType": st.just("quiz_complete") | _ANYTHING, "actionData": _ANYTHING}).map(json.dumps),
-    st.fixed_dictionaries({"actionType": st.just("quiz_complete"), "clientTimestamp": _ANYTHING}).map(json.dumps),
+    st.fixed_dictionaries({"actionType": st.just("level_up") | _ANYTHING, "actionData": _ANYTHING}).map(json.dumps),
+    st.fixed_dictionaries({"actionType": st.just("level_up"), "clientTimestamp": _ANYTHING}).map(json.dumps),
     st.fixed_dictionaries({"actionId": _ANYTHING}).map(json.dumps),
     st.fixed_dictionaries({"username": _ANYTHING, "password": _ANYTHING}).map(json.dumps),
     _ANYTHING.map(json.dumps),
@@ -379,7 +379,7 @@ async def test_an_error_page_shows_the_request_id(api):
 
 async def test_the_request_id_is_on_the_record_of_the_action(api, alice):
     headers = {"X-Request-ID": "r" * 128}
-    await api.call("POST", "/actions/complete", who=alice, json={"actionType": "quiz_complete"}, headers=headers)
+    await api.call("POST", "/actions/complete", who=alice, json={"actionType": "level_up"}, headers=headers)
     assert (await ActionLog.objects.aget()).request_id == "r" * 128
 
 
@@ -480,7 +480,7 @@ async def test_a_signed_in_player_learns_where_they_stand(api, alice, bob):
         return (await api.call("GET", "/scores/leaderboard?limit=1", who=who)).json()["data"].get("currentUser", "absent")
 
     assert await standing(alice) == {"rank": None, "score": None}
-    await api.earn(bob, "quiz_complete")
+    await api.earn(bob, "level_up")
     await api.earn(alice, "task_finish")
     assert await standing(alice) == {"rank": 2, "score": 50}
     assert await standing(None) == "absent"
@@ -507,7 +507,7 @@ async def test_the_board_says_when_it_last_changed(api, alice):
 
 
 async def test_a_hidden_or_suspended_player_is_not_shown_and_those_behind_move_up(api, alice, bob, mallory, moderator):
-    for who, kind in ((alice, "quiz_complete"), (mallory, "task_finish"), (bob, "daily_login")):
+    for who, kind in ((alice, "level_up"), (mallory, "task_finish"), (bob, "daily_login")):
         await api.earn(who, kind)
 
     async def names() -> list[tuple[int, str]]:
@@ -611,7 +611,8 @@ async def test_the_schema_is_valid_openapi_and_has_every_call_of_the_contract(ap
         "/auth/token": None,
         "/auth/token/refresh": None,
         "/auth/token/revoke": None,
-        "/actions/complete": [{"bearer": []}],
+        "/actions/start": [{"bearer": []}],
+        "/actions/complete": [{"bearer": []}, {"serverKey": []}],
         "/scores/update": [{"bearer": []}],
     }
     assert schema["paths"]["/api/v1/scores/leaderboard"]["get"]["security"] == [{"bearer": []}, {}]
@@ -651,7 +652,7 @@ async def test_what_the_schema_promises_is_what_is_answered(api, alice, bob):
     pair = await check("post", "/auth/token/refresh", 200, json={"refresh": pair["refresh"]})
     await check("post", "/auth/token/revoke", 200, json={"refresh": pair["refresh"]})
     await check("post", "/auth/token", 400, json={})
-    issued = await check("post", "/actions/complete", 200, who=alice, json={"actionType": "quiz_complete"})
+    issued = await check("post", "/actions/complete", 200, who=alice, json={"actionType": "level_up"})
     await check("post", "/actions/complete", 403, who=alice, json={"actionType": "nope"})
     redeeming = {"json": {"actionId": issued["actionId"]}, "headers": {"X-Score-Token": issued["scoreToken"]}}
     await check("post", "/scores/update", 200, who=alice, **redeeming)

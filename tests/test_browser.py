@@ -136,7 +136,8 @@ def visit(chromium):
         context.close()
 
 
-def earn(server: Server, player: Player, action_type: str = "quiz_complete") -> None:
+def earn(server: Server, player: Player, action_type: str = "level_up") -> None:
+    player.refresh_from_db()  # signing in at a real server hashes the password anew, which ends older access
     headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk, player.access_epoch)}"}
     with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers) as http:
         issued = http.post("/actions/complete", json={"actionType": action_type}).json()["data"]
@@ -302,7 +303,7 @@ def test_signing_in_and_earning_points_by_clicking(server, visit, alice):
     page.get_by_label("Username").fill("alice")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("main").get_by_role("button", name="Sign in").click()
-    quiz = card(page, "quiz_complete")
+    quiz = card(page, "level_up")
     quiz.get_by_role("button", name="Complete and redeem").click()
     expect(quiz.locator("[data-part=note]")).to_have_text("+100 You are now number 1 with 100 points.")
     for step in ("complete", "token", "redeem"):
@@ -338,7 +339,7 @@ def test_a_lost_answer_is_asked_for_again_and_counts_once(server, visit, alice):
             route.abort("connectionreset")
 
     page.route("**/api/v1/scores/update", lose_the_first)
-    quiz = card(page, "quiz_complete")
+    quiz = card(page, "level_up")
     quiz.get_by_role("button", name="Complete and redeem").click()
     text = "+100 The answer was lost, but the points are in: they made your score 100."
     expect(quiz.locator("[data-part=note]")).to_have_text(text)
@@ -357,7 +358,7 @@ def test_a_refusal_is_told_on_its_card(server, visit, alice, moderator):
         expect(daily.locator("[data-part=note]")).to_have_text(text)
     expect(daily.locator("[data-step=complete]")).to_have_attribute("data-state", "failed")
     moderation.hide(player_id=alice.pk, moderator=moderator, reason="x")
-    quiz = card(page, "quiz_complete")
+    quiz = card(page, "level_up")
     quiz.get_by_role("button", name="Complete and redeem").click()
     expect(quiz.locator("[data-part=note]")).to_have_text("+100 You now have 110 points.")  # no rank is made up
 
@@ -389,7 +390,7 @@ def test_without_javascript_all_of_it_still_works(server, visit, alice, bob):
     page.get_by_role("main").get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Earn points")).to_be_visible()
     expect(page.get_by_role("button", name="Redeem again")).to_have_count(0)  # it would need a script
-    card(page, "quiz_complete").get_by_role("button", name="Complete and redeem").click()
+    card(page, "level_up").get_by_role("button", name="Complete and redeem").click()
     expect(page.locator(".outcome")).to_have_text(re.compile(r"\+100\s+You are now number 1 with 100 points\."))
     page.get_by_role("link", name="Board").first.click()
     visitor.sees(["1", "alice", "100"], ["2", "bob", "50"])

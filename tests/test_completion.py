@@ -14,7 +14,7 @@ from leaderboard.models import ScoreEntry
 from tests.conftest import code
 
 
-@pytest.mark.parametrize(("action_type", "points"), [("quiz_complete", 100), ("task_finish", 50), ("daily_login", 10)])
+@pytest.mark.parametrize(("action_type", "points"), [("level_up", 100), ("task_finish", 50), ("daily_login", 10)])
 async def test_the_catalogue_decides_the_points(api, alice, action_type, points):
     issued = await api.issued(alice, action_type)
     assert issued["pointsEarned"] == points
@@ -28,7 +28,7 @@ async def test_a_completion_is_on_record_before_its_token_is_out(api, alice):
     before = timezone.now()
     answer = await api.complete(alice, actionData={"level": 3}, clientTimestamp="2001-01-10T10:30:00.000Z")
     log = await ActionLog.objects.aget(action_id=answer.json()["data"]["actionId"])
-    assert (log.player_id, log.action_type_id, log.points, log.data) == (alice.pk, "quiz_complete", 100, {"level": 3})
+    assert (log.player_id, log.action_type_id, log.points, log.data) == (alice.pk, "level_up", 100, {"level": 3})
     assert log.client_timestamp == datetime(2001, 1, 10, 10, 30, tzinfo=UTC)
     assert log.created_at >= before - timedelta(seconds=1)  # the server's clock, not the client's
     assert log.request_id == answer.headers["X-Request-ID"]
@@ -48,14 +48,14 @@ async def test_nothing_in_the_body_can_raise_the_points(api, alice, extra):
         {},
         {"actionType": None},
         {"actionType": 5},
-        {"actionType": ["quiz_complete"]},
+        {"actionType": ["level_up"]},
         {"actionType": {"a": 1}},
         {"actionType": "x" * 10_000},
         {"actionType": "quiz complete"},
         {"actionType": "quiz_complete\n"},
-        {"actionType": "quiz_complete", "actionData": "text"},
-        {"actionType": "quiz_complete", "actionData": [1]},
-        {"actionType": "quiz_complete", "clientTimestamp": "yesterday"},
+        {"actionType": "level_up", "actionData": "text"},
+        {"actionType": "level_up", "actionData": [1]},
+        {"actionType": "level_up", "clientTimestamp": "yesterday"},
         [],
         "text",
         None,
@@ -85,32 +85,40 @@ async def test_a_suspended_player_completes_nothing(api, alice, moderator):
 
 
 async def test_nobody_completes_anything_without_an_account_in_force(api, alice):
-    assert code(await api.call("POST", "/actions/complete", json={"actionType": "quiz_complete"})) == (401, "UNAUTHORIZED")
+    assert code(await api.call("POST", "/actions/complete", json={"actionType": "level_up"})) == (401, "UNAUTHORIZED")
     alice.is_active = False
     await alice.asave()
     assert code(await api.complete(alice)) == (401, "UNAUTHORIZED")
 
 
-async def test_the_daily_cap_holds_against_any_number_of_parallel_calls(api, alice, no_limits):
-    answers = await asyncio.gather(*(api.complete(alice, "daily_login") for _ in range(20)))
+@pytest.fixture
+def high_limits(settings):
+    """Not 0, which would switch pacing off."""
+    settings.ACTION_RATE_LIMIT = settings.SCORE_RATE_LIMIT = 1_000
+
+
+async def test_the_daily_cap_holds_against_any_number_of_parallel_calls(api, alice, high_limits):
+    await ActionType.objects.filter(slug="task_finish").aupdate(cooldown_seconds=0, daily_cap=1)
+    answers = await asyncio.gather(*(api.complete(alice, "task_finish") for _ in range(20)))
     assert sorted(answer.status_code for answer in answers) == [200] + [403] * 19
     refused = next(answer for answer in answers if answer.status_code == 403)
     assert refused.json()["error"]["details"] == {"reason": "daily_cap"}
     assert await ActionLog.objects.acount() == 1
 
 
-async def test_the_cap_counts_a_utc_day(api, alice, no_limits):
-    await api.issued(alice, "daily_login")
+async def test_the_cap_counts_a_utc_day(api, alice, high_limits):
+    await ActionType.objects.filter(slug="task_finish").aupdate(cooldown_seconds=0, daily_cap=1)
+    await api.issued(alice, "task_finish")
     yesterday = (timezone.now() - timedelta(days=1)).date()
     await ActionTally.objects.aupdate(day=yesterday)
-    await api.issued(alice, "daily_login")
-    assert code(await api.complete(alice, "daily_login")) == (403, "ACTION_NOT_ALLOWED")
+    await api.issued(alice, "task_finish")
+    assert code(await api.complete(alice, "task_finish")) == (403, "ACTION_NOT_ALLOWED")
     # A clock that was set back does not open a new day.
     await ActionTally.objects.aupdate(day=(timezone.now() + timedelta(days=1)).date())
-    assert code(await api.complete(alice, "daily_login")) == (403, "ACTION_NOT_ALLOWED")
+    assert code(await api.complete(alice, "task_finish")) == (403, "ACTION_NOT_ALLOWED")
 
 
-async def test_a_cooldown_says_how_long_it_lasts(api, alice, bob, no_limits):
+async def test_a_cooldown_says_how_long_it_lasts(api, alice, bob, high_limits):
     await ActionType.objects.filter(slug="task_finish").aupdate(cooldown_seconds=30)
     await api.issued(alice, "task_finish")
     await api.issued(bob, "task_finish")
@@ -123,6 +131,14 @@ async def test_a_cooldown_says_how_long_it_lasts(api, alice, bob, no_limits):
     await api.issued(alice, "task_finish")
 
 
+async def test_the_limit_on_completions_switched_off_switches_pacing_off(api, alice, no_limits):
+    await ActionType.objects.filter(slug="task_finish").aupdate(cooldown_seconds=30, daily_cap=1)
+    for _ in range(3):
+        await api.issued(alice, "task_finish")
+    await api.issued(alice, "daily_login")  # what counts once still does
+    assert code(await api.complete(alice, "daily_login")) == (403, "ACTION_NOT_ALLOWED")
+
+
 async def test_ten_completions_a_minute_and_the_eleventh_is_told_when(api, alice, bob):
     for _ in range(10):
         await api.issued(alice)
@@ -133,9 +149,9 @@ async def test_ten_completions_a_minute_and_the_eleventh_is_told_when(api, alice
     assert await ActionLog.objects.filter(player=alice).acount() == 10
 
 
-async def test_a_batch_serves_each_of_its_callers_separately(api, alice, bob, mallory, no_limits):
-    await ActionType.objects.filter(slug="task_finish").aupdate(daily_cap=2)
-    calls = [api.complete(who, kind) for who in (alice, bob, mallory) for kind in ["task_finish"] * 4 + ["nope", "quiz_complete"]]
+async def test_a_batch_serves_each_of_its_callers_separately(api, alice, bob, mallory, high_limits):
+    await ActionType.objects.filter(slug="task_finish").aupdate(cooldown_seconds=0, daily_cap=2)
+    calls = [api.complete(who, kind) for who in (alice, bob, mallory) for kind in ["task_finish"] * 4 + ["nope", "level_up"]]
     answers = [answer.status_code for answer in await asyncio.gather(*calls)]
     for start in (0, 6, 12):
         assert sorted(answers[start : start + 4]) == [200, 200, 403, 403]

@@ -19,7 +19,7 @@ ROUNDS = int(os.environ.get("DRILL_ROUNDS", "2"))
 def earn(server, player) -> dict:
     headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk)}"}
     with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers, timeout=10) as http:
-        issued = http.post("/actions/complete", json={"actionType": "quiz_complete"}).json()["data"]
+        issued = http.post("/actions/complete", json={"actionType": "level_up"}).json()["data"]
         body = {"actionId": issued["actionId"]}
         answer = http.post("/scores/update", json=body, headers={"X-Score-Token": issued["scoreToken"]})
         assert answer.status_code == 200, answer.text

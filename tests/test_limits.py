@@ -133,14 +133,14 @@ def test_what_is_given_back_can_be_taken_again_and_only_once():
     assert passes(first)
     assert passes(second)
     for _ in range(3):
-        give_back(first)
+        give_back([first])
     assert passes(wish(2))
     assert not passes(wish(2))
 
 
 def test_giving_back_what_was_never_taken_gives_nothing():
     assert passes(wish(1))
-    give_back(wish(1))
+    give_back([wish(1)])
     assert not passes(wish(1))
 
 
@@ -161,7 +161,7 @@ def test_the_scripts_survive_being_forgotten_by_redis():
     client().script_flush()
     assert passes(wish(2))
     client().script_flush()
-    give_back(first)
+    give_back([first])
     client().script_flush()
     assert [passes(wish(2)), passes(wish(2))] == [True, False]
 
@@ -198,15 +198,20 @@ def test_without_redis_the_window_slides_too(without_redis, monkeypatch):
 def test_without_redis_what_is_given_back_can_be_taken_again(without_redis):
     first = wish(1)
     assert passes(first)
-    give_back(first)
+    give_back([first])
     assert [passes(wish(1)), passes(wish(1))] == [True, False]
-    give_back(wish(1, subject="nobody"))
+    give_back([wish(1, subject="nobody")])
 
 
 class Slow(SimpleNamespace):
     """A wish that gives other threads their turn just when its limit is being looked at."""
 
-    key, window_seconds, ticket = "{limits}:slow:alice", WINDOW, "ticket"
+    key = key_given_back = "{limits}:slow:alice"
+    window_seconds, gives_back, after_previous, args = WINDOW, None, False, ()
+
+    @property
+    def ticket(self) -> str:
+        return uuid.uuid4().hex
 
     @property
     def limit(self) -> int:

@@ -145,7 +145,7 @@ async def played(server):
 
 async def test_a_viewer_gets_the_whole_picture_at_once(server, played, alice, bob):
     await played.earn(bob, "task_finish")
-    await played.earn(alice, "quiz_complete")
+    await played.earn(alice, "level_up")
     await shown(server, "alice", "bob")
     async with watching(server) as viewer:
         data = viewer.heard[0]["data"]
@@ -171,7 +171,7 @@ async def test_an_update_says_who_entered_moved_and_left(server, played, world):
     async with watching(server) as viewer:
         first = viewer.heard[0]["data"]
 
-        await played.earn(eleventh, "quiz_complete")
+        await played.earn(eleventh, "level_up")
         entered = await viewer.hear("leaderboard:update")
         assert set(entered) == {"leaderboard", "changedPositions", "seq"}
         changed = {position["userId"]: position for position in entered["changedPositions"]}
@@ -215,7 +215,7 @@ async def test_the_socket_and_the_rest_call_say_the_same(server, played, alice, 
 async def test_nothing_is_sent_where_the_top_10_stays_as_it_is(server, played, world):
     players = [await sync_to_async(make_player)(f"p{number:02}") for number in range(11)]
     for player in players[:10]:
-        await played.earn(player, "quiz_complete")
+        await played.earn(player, "level_up")
     await shown(server, *(player.username for player in players[:10]))
     async with watching(server, players[10]) as viewer:
         await played.earn(players[10], "daily_login")
@@ -318,7 +318,7 @@ async def test_only_the_player_hears_of_their_points_on_every_connection_at_both
         *hers, his, his_too, nobody = [await stack.enter_async_context(watching(server, who)) for server, who in seats]
         played = Api(await stack.enter_async_context(second.api()))
         await played.earn(alice, "task_finish")
-        await played.earn(alice, "quiz_complete")
+        await played.earn(alice, "level_up")
         for viewer in hers:
             assert await viewer.hear("score:personal") == {"previousScore": 0, "newScore": 50, "pointsAwarded": 50, "rank": 1}
             assert await viewer.hear("score:personal") == {"previousScore": 50, "newScore": 150, "pointsAwarded": 100, "rank": 1}

@@ -184,7 +184,7 @@ def test_what_postgresql_answers_for_a_cold_board_is_what_redis_would(alice, bob
     assert reading.standing(alice.pk) == (None, None)
 
 
-@pytest.mark.parametrize("action_type", ["quiz_complete", "daily_login"])
+@pytest.mark.parametrize("action_type", ["level_up", "daily_login"])
 async def test_an_answer_lost_after_the_commit_of_a_completion_is_asked_for_again_unseen(api, alice, monkeypatch, action_type):
     execute, lost = psycopg.Cursor.execute, []
 

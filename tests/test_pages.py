@@ -261,10 +261,10 @@ async def test_the_form_earns_points_without_javascript(browser, alice):
     await browser.sign_in(alice)
     page = await browser.get("/play/")
     offered = [attrs["value"] for tag, attrs in page.elements if attrs.get("name") == "actionType"]
-    assert offered == ["quiz_complete", "task_finish", "daily_login"]
+    assert offered == ["level_up", "task_finish", "daily_login"]
     assert "+100" in page.text and "Complete and redeem" in page.text
     assert "Without JavaScript the server does both steps for you" in page.text
-    answer = await browser.submit("/play/", {"actionType": "quiz_complete"})
+    answer = await browser.submit("/play/", {"actionType": "level_up"})
     assert outcome(answer) == ("+100 You are now number 1 with 100 points.", True)
     answer = await browser.submit("/play/", {"actionType": "task_finish"})
     assert outcome(answer) == ("+50 You are now number 1 with 150 points.", True)
@@ -281,18 +281,18 @@ async def test_a_refusal_is_told_on_the_page(browser, alice, moderator, settings
     text, good = outcome(await browser.submit("/play/", {"actionType": "daily_login"}))
     assert text and not good  # once a day
     settings.ACTION_RATE_LIMIT = 1
-    text, good = outcome(await browser.submit("/play/", {"actionType": "quiz_complete"}))
+    text, good = outcome(await browser.submit("/play/", {"actionType": "level_up"}))
     assert "Too many requests" in text and not good
     settings.ACTION_RATE_LIMIT = 0
     await sync_to_async(moderation.suspend)(player_id=alice.pk, moderator=moderator, reason="x")
-    assert outcome(await browser.submit("/play/", {"actionType": "quiz_complete"})) == ("This player is suspended.", False)
+    assert outcome(await browser.submit("/play/", {"actionType": "level_up"})) == ("This player is suspended.", False)
     assert (await Score.objects.aget(player=alice)).total_score == 10
 
 
 async def test_a_player_off_the_board_is_told_points_and_no_rank(browser, alice, moderator):
     await sync_to_async(moderation.hide)(player_id=alice.pk, moderator=moderator, reason="x")
     await browser.sign_in(alice)
-    answer = await browser.submit("/play/", {"actionType": "quiz_complete"})
+    answer = await browser.submit("/play/", {"actionType": "level_up"})
     assert outcome(answer) == ("+100 You now have 100 points.", True)
 
 
@@ -307,13 +307,13 @@ async def test_only_what_is_switched_on_can_be_played(browser, alice):
 
 async def test_play_needs_a_session_and_its_own_form(browser, alice):
     token = (await browser.get("/sign-in/")).csrf()
-    answer = await browser.http.post("/play/", data={"csrfmiddlewaretoken": token, "actionType": "quiz_complete"})
+    answer = await browser.http.post("/play/", data={"csrfmiddlewaretoken": token, "actionType": "level_up"})
     assert answer.status_code == 302 and answer.headers["Location"].startswith("/sign-in/")
     assert code(await browser.http.post("/play/token", data={"csrfmiddlewaretoken": token})) == (401, "UNAUTHORIZED")
     await browser.sign_in(alice)
     for where in ("/play/", "/play/token"):
-        assert (await browser.http.post(where, data={"actionType": "quiz_complete"})).status_code == 403
-        foreign = {"csrfmiddlewaretoken": token, "actionType": "quiz_complete"}
+        assert (await browser.http.post(where, data={"actionType": "level_up"})).status_code == 403
+        foreign = {"csrfmiddlewaretoken": token, "actionType": "level_up"}
         answer = await browser.http.post(where, data=foreign, headers={"Origin": "http://evil.example"})
         assert answer.status_code == 403
     assert not await ScoreEntry.objects.aexists()
@@ -366,7 +366,7 @@ async def test_every_page_of_ours_is_safe_under_the_strict_policy(api, browser, 
     await browser.sign_in(alice)
     for where in ("/", "/play/"):
         is_safe((await browser.get(where)).answer)
-    is_safe(await browser.submit("/play/", {"actionType": "quiz_complete"}))
+    is_safe(await browser.submit("/play/", {"actionType": "level_up"}))
 
 
 async def test_cookies_are_out_of_a_script_s_reach(browser, alice):

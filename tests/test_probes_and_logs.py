@@ -281,7 +281,7 @@ async def test_no_secret_reaches_the_log_of_a_server_even_at_its_most_talkative(
             await http.post(f"{calls}/refresh", json={"refresh": first["refresh"]})
             await http.post(f"{calls}/revoke", json={"refresh": pair["refresh"]})
             known = {"Authorization": f"Bearer {pair['access']}"}
-            done = await http.post("/api/v1/actions/complete", json={"actionType": "quiz_complete"}, headers=known)
+            done = await http.post("/api/v1/actions/complete", json={"actionType": "level_up"}, headers=known)
             issued = done.json()["data"]
             for _ in range(23):
                 sent = {**known, "X-Score-Token": issued["scoreToken"]}

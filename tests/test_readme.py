@@ -57,7 +57,7 @@ def run(block: str, board: dict[str, str], *, seconds: float = 30) -> str:
 def test_five_calls_earn_points_and_end_in_the_409(board):
     block = next(block for block in BLOCKS if "/auth/token" in block)
     redeemed, leaderboard, again = [json.loads(part) for part in run(block, board).replace("}{", "}\n{").splitlines()]
-    assert redeemed["data"]["pointsAwarded"] == 100
+    assert redeemed["data"]["pointsAwarded"] == 50
     assert len(leaderboard["data"]["leaderboard"]) == 3
     assert leaderboard["data"]["currentUser"]["score"] == redeemed["data"]["newScore"]
     assert again["error"]["code"] == "TOKEN_ALREADY_USED"

@@ -39,7 +39,7 @@ def forged(token: str, *, key: str | None = None, kid: str | None = None, header
 
 async def test_redeeming_adds_the_points_and_says_what_changed(api, alice, bob):
     await api.earn(bob, "task_finish")
-    first = await api.earn(alice, "quiz_complete")
+    first = await api.earn(alice, "level_up")
     assert first["userId"] == str(alice.pk)
     assert (first["previousScore"], first["pointsAwarded"], first["newScore"], first["newRank"]) == (0, 100, 100, 1)
     assert first["timestamp"].endswith("Z")

@@ -46,7 +46,7 @@ async def revoked(api: Any, token: str) -> Any:
 
 async def acting(api: Any, access: str) -> Any:
     headers = {"Authorization": f"Bearer {access}"}
-    return await api.call("POST", "/actions/complete", json={"actionType": "quiz_complete"}, headers=headers)
+    return await api.call("POST", "/actions/complete", json={"actionType": "level_up"}, headers=headers)
 
 
 def claims(token: str) -> dict[str, Any]:

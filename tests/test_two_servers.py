@@ -91,7 +91,7 @@ async def test_a_redemption_at_one_server_moves_50_screens_at_the_other(two_serv
 
 async def test_under_load_every_score_is_its_ledger_s_sum_and_redis_has_sql_s_order(two_servers, capsys):
     players = await sync_to_async(lambda: [make_player(f"player-{number:03}") for number in range(100)])()
-    worth = {"quiz_complete": 100, "task_finish": 50}
+    worth = {"level_up": 100, "task_finish": 50}
     chance = random.Random(15)
     work = iter([(chance.choice(players), chance.choice(list(worth))) for _ in range(1500)])
     owed = dict.fromkeys((player.pk for player in players), 0)
@@ -143,7 +143,7 @@ async def test_an_emptied_redis_is_filled_again_and_the_sockets_hear_on(two_serv
         await until(back, seconds=5)
         await no_disagreements()
         assert code(await second.redeem(alice, spent)) == (409, "TOKEN_ALREADY_USED")  # no memory but the ledger's
-        await second.earn(bob, "quiz_complete")
+        await second.earn(bob, "level_up")
         while (await far.hear("score:personal"))["newScore"] != 150:
             pass
         for viewer in (near, far):

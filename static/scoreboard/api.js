@@ -33,7 +33,7 @@ export class PlayerApi extends EventTarget {
   #accessUntil = 0;
 
   /**
-   * @param {{tokenPath: string, completePath: string, updatePath: string}} paths
+   * @param {{tokenPath: string, startPath: string, completePath: string, updatePath: string}} paths
    * @param {string} csrfToken proves to the token page that this page is the site's own
    */
   constructor(paths, csrfToken) {
@@ -42,9 +42,20 @@ export class PlayerApi extends EventTarget {
     this.#csrfToken = csrfToken;
   }
 
-  complete(actionType) {
-    const body = { actionType, actionData: {}, clientTimestamp: new Date().toISOString() };
-    return this.#authorized(this.#paths.completePath, body);
+  /** The questions of a quiz: `{attemptId, questions: [{id, text, choices}], expiresAt}`. */
+  start(actionType) {
+    return this.#authorized(this.#paths.startPath, { actionType });
+  }
+
+  /** A score token. What was completed before, and not redeemed yet, gives its token once more: an answer may have got lost. */
+  async complete(actionType, actionData = {}) {
+    const body = { actionType, actionData, clientTimestamp: new Date().toISOString() };
+    try {
+      return await this.#authorized(this.#paths.completePath, body);
+    } catch (problem) {
+      if (problem.details?.completion) return problem.details.completion;
+      throw problem;
+    }
   }
 
   redeem({ scoreToken, actionId }) {

@@ -46,7 +46,53 @@ function showCall({ detail }) {
   while (list.children.length > CALLS_KEPT) list.lastElementChild.remove();
 }
 
+/** The fields for a quiz's questions, and what was chosen in them: `{question id: place of the choice}`. */
+class Questions {
+  #attempt = null;
+
+  constructor(place) {
+    this.place = place;
+  }
+
+  get open() {
+    return this.#attempt !== null;
+  }
+
+  /** What the completion brings: the server marks it. */
+  get answers() {
+    const chosen = [...this.place.querySelectorAll('input:checked')];
+    const answers = Object.fromEntries(chosen.map((input) => [input.name.slice('answer-'.length), Number(input.value)]));
+    return { attemptId: this.#attempt.attemptId, answers };
+  }
+
+  ask(attempt) {
+    this.#attempt = attempt;
+    this.place.replaceChildren(...attempt.questions.map((question) => this.#fields(question)));
+    this.place.querySelector('input').focus();
+  }
+
+  clear() {
+    this.#attempt = null;
+    this.place.replaceChildren();
+  }
+
+  #fields({ id, text, choices }) {
+    const fields = document.getElementById('question-template').content.firstElementChild.cloneNode(true);
+    fields.firstElementChild.textContent = text;
+    for (const [place, choice] of choices.entries()) {
+      const label = document.getElementById('choice-template').content.firstElementChild.cloneNode(true);
+      const [input, words] = label.children;
+      input.name = `answer-${id}`;
+      input.value = place;
+      words.textContent = choice;
+      fields.append(label);
+    }
+    return fields;
+  }
+}
+
 class Card {
+  #questions;
   #token = null;
   #spent = false;
   #inDoubt = false;
@@ -57,6 +103,8 @@ class Card {
   constructor(element) {
     this.element = element;
     this.button = element.querySelector('[type="submit"]');
+    this.#questions = new Questions(find(element, 'questions'));
+    if (element.dataset.verification === 'quiz') this.#ready();
     element.querySelector('form').addEventListener('submit', (event) => {
       event.preventDefault();
       this.#guard(() => this.#play());
@@ -90,11 +138,31 @@ class Card {
     clearInterval(this.#timer);
     this.#life(0, '');
     this.#steps({ complete: 'now' });
-    const token = await api.complete(this.element.dataset.action);
+    const { action, verification } = this.element.dataset;
+    if (verification === 'quiz' && !this.#questions.open) {
+      this.#questions.ask(await api.start(action));
+      find(this.element, 'label').textContent = strings.complete;
+      return this.#note(strings.answer);
+    }
+    const evidence = this.#questions.open ? this.#questions.answers : {};
+    let token;
+    try {
+      token = await api.complete(action, evidence);
+      this.#ready();
+    } catch (problem) {
+      // Refused answers are used up; after a lost answer or a wait the same ones can be sent again.
+      if (problem.status === 400) this.#ready();
+      throw problem;
+    }
     this.#startClock(token);
     this.#steps({ complete: 'done', token: 'done', redeem: 'now' });
     find(this.element, 'again').ariaDisabled = null;
     await this.#redeem();
+  }
+
+  #ready() {
+    this.#questions.clear();
+    if (this.element.dataset.verification === 'quiz') find(this.element, 'label').textContent = strings.start;
   }
 
   async #redeem() {
