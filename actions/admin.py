@@ -48,6 +48,10 @@ class ActionTypeForm(forms.ModelForm):
 
 
 class QuestionForm(forms.ModelForm):
+    class Meta:
+        model = Question
+        fields = ["action_type", "text", "right", "wrong"]
+
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
         wrong = Question(wrong=cleaned.get("wrong", "")).wrong_answers
@@ -76,6 +80,15 @@ class ActionTypeAdmin(admin.ModelAdmin):
         return [QuestionInline] if obj and obj.verification == Quiz.kind else []
 
 
+@admin.register(Question)
+class QuestionAdmin(admin.ModelAdmin):
+    form = QuestionForm
+    list_display = ["text", "right", "action_type"]
+    list_filter = ["action_type"]
+    search_fields = ["text"]
+    list_select_related = ["action_type"]
+
+
 @admin.register(ServerKey)
 class ServerKeyAdmin(admin.ModelAdmin):
     """Made here, shown once, revoked here; never edited otherwise, so that a key means today what it meant when it was given."""
@@ -83,6 +96,7 @@ class ServerKeyAdmin(admin.ModelAdmin):
     fields = ["name", "action_types", "hint", "created_at", "revoked_at"]
     list_display = ["name", "hint", "created_at", "revoked_at"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter)]
+    search_fields = ["name", "=hint"]
     actions = ["revoke"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ServerKey | None = None) -> list[str]:

@@ -16,7 +16,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from actions.models import ActionLog, ActionTally, ActionType, Flag
+from actions import server_keys
+from actions.models import ActionLog, ActionTally, ActionType, Flag, Question, QuizAttempt, ServerKey
 from leaderboard import board, ledger, moderation
 from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
 from scoreboard_project import sign_in
@@ -27,7 +28,7 @@ from tests.test_live import watching
 
 LABELS = ("leaderboard", "actions", "scoreboard_project")
 OURS = [model for model in admin.site._registry if model._meta.app_label in LABELS]
-HISTORY = [Score, ScoreEntry, ModerationAct, ActionLog, ActionTally, Flag, SignIn]
+HISTORY = [Score, ScoreEntry, ModerationAct, ActionLog, ActionTally, Flag, SignIn, QuizAttempt]
 
 
 @pytest.fixture
@@ -68,7 +69,10 @@ def history(alice, moderator):
     tally = ActionTally.objects.create(player=alice, action_type=quiz, day=now.date(), count=1, last_at=now)
     flag = Flag.objects.create(kind=Flag.Kind.FAST_GAIN, subject=str(alice.pk), player=alice)
     sign_in.begin(alice)
+    attempt = QuizAttempt.objects.create(player=alice, action_type=quiz, questions=[], expires_at=now)
+    key, _ = server_keys.issue("the game", ["level_up"])
     objects = [entry, log, tally, flag, quiz, alice, alice.score, ModerationAct.objects.get(), SignIn.objects.get()]
+    objects += [attempt, key, Question.objects.first()]
     found = {type(one): one for one in objects}
     assert set(found) == set(OURS), "a model without an example"
     return found
@@ -95,7 +99,7 @@ def test_every_list_and_every_object_opens(desks, history, who):
 
 
 def test_the_superuser_s_forms_open_and_their_lists_filter(desks, history):
-    for model in (Player, ActionType):
+    for model in (Player, ActionType, Question, ServerKey):
         assert desks["superuser"].get(address(model, "add")).status_code == 200
     for where in ("?suspended__exact=1", "?hidden__exact=0"):
         assert desks["superuser"].get(address(Score, "changelist") + where).status_code == 200
@@ -144,7 +148,7 @@ def test_a_player_with_a_history_cannot_be_deleted_not_even_by_a_superuser(desks
 
 
 def test_moderators_look_at_accounts_and_the_catalogue_and_change_neither(desks, history):
-    for model in (Player, ActionType):
+    for model in (Player, ActionType, Question, ServerKey):
         pk = history[model].pk
         for page in (address(model, "add"), address(model, "delete", pk)):
             assert desks["moderator"].post(page, {"points": 9999, "username": "x"}).status_code == 403
@@ -431,3 +435,53 @@ async def test_an_open_socket_sees_a_suspension_within_a_second(alice, bob, mode
 def test_every_model_of_ours_has_its_page():
     ours = {model for label in LABELS for model in apps.get_app_config(label).get_models()}
     assert ours == set(OURS)
+
+
+# --- The catalogue ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owner(superuser):
+    browser = Client()
+    browser.force_login(superuser)
+    return browser
+
+
+NEW_TYPE = {"slug": "cup", "label": "Cup", "points": "500", "enabled": "on", "settings": "{}", "cooldown_seconds": "0"}
+
+
+def test_a_type_is_checked_by_the_kind_that_it_names(owner):
+    add = address(ActionType, "add")
+    refused = owner.post(add, NEW_TYPE | {"verification": "cooldown"})
+    assert "needs a cooldown and a daily cap" in refused.text
+    refused = owner.post(add, NEW_TYPE | {"verification": "quiz", "settings": '{"questions": 2}'})
+    assert "More right answers than questions" in refused.text
+    assert "Select a valid choice" in owner.post(add, NEW_TYPE | {"verification": "believe_me"}).text
+    assert not ActionType.objects.filter(slug="cup").exists()
+    assert owner.post(add, NEW_TYPE | {"verification": "quiz", "settings": '{"questions": 4}'}).status_code == 302
+    made = ActionType.objects.get(slug="cup")
+    assert made.settings == {"questions": 4, "right_to_pass": 3, "least_seconds": 3.0, "open_minutes": 10}
+    assert 'name="questions-TOTAL_FORMS"' in owner.get(address(ActionType, "change", "cup")).text
+
+
+@pytest.mark.parametrize("wrong", ["Right", "A\nA", "\n".join("ABCDEFGH"), " \n "])
+def test_a_question_has_one_right_answer_and_others_that_differ(owner, wrong):
+    sent = {"action_type": "quiz_complete", "text": "Which?", "right": "Right", "wrong": wrong}
+    assert owner.post(address(Question, "add"), sent).status_code == 200
+    assert owner.post(address(Question, "add"), sent | {"wrong": "A\nB"}).status_code == 302
+    assert Question.objects.get(text="Which?").wrong_answers == ["A", "B"]
+
+
+def test_a_server_key_is_shown_once_names_its_actions_and_can_be_revoked(owner):
+    ActionType.objects.create(slug="match_won", label="Match", points=250, verification="trusted")
+    assert "Select a valid choice" in owner.post(address(ServerKey, "add"), {"name": "x", "action_types": ["level_up"]}).text
+    answer = owner.post(address(ServerKey, "add"), {"name": "the game", "action_types": ["match_won"]}, follow=True)
+    [key] = set(re.findall(r"sbk_[\w-]{43}", answer.text))
+    record = server_keys.holder(key)
+    assert server_keys.may_complete(record, "match_won")
+    changed = owner.get(address(ServerKey, "change", record.pk))
+    assert key not in changed.text and 'name="name"' not in changed.text
+    assert owner.post(address(ServerKey, "delete", record.pk), {"post": "yes"}).status_code == 403
+    owner.post(address(ServerKey, "changelist"), {"action": "revoke", "_selected_action": str(record.pk)})
+    with pytest.raises(Unauthorized):
+        server_keys.holder(key)

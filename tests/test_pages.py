@@ -1,7 +1,7 @@
 """The pages: complete without JavaScript, safe under a strict policy, and helpful where something went wrong."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -15,8 +15,9 @@ from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db import OperationalError
 from django.test import Client
 from django.urls import path
+from django.utils import timezone
 
-from actions.models import ActionType
+from actions.models import ActionType, QuizAttempt
 from leaderboard import moderation
 from leaderboard.models import Player, Score, ScoreEntry
 from scoreboard_project import sign_in, urls
@@ -261,7 +262,7 @@ async def test_the_form_earns_points_without_javascript(browser, alice):
     await browser.sign_in(alice)
     page = await browser.get("/play/")
     offered = [attrs["value"] for tag, attrs in page.elements if attrs.get("name") == "actionType"]
-    assert offered == ["level_up", "task_finish", "daily_login"]
+    assert offered == ["level_up", "quiz_complete", "task_finish", "daily_login"]
     assert "+100" in page.text and "Complete and redeem" in page.text
     assert "Without JavaScript the server does both steps for you" in page.text
     answer = await browser.submit("/play/", {"actionType": "level_up"})
@@ -270,6 +271,30 @@ async def test_the_form_earns_points_without_javascript(browser, alice):
     assert outcome(answer) == ("+50 You are now number 1 with 150 points.", True)
     assert (await Score.objects.aget(player=alice)).total_score == 150
     assert await ScoreEntry.objects.acount() == 2
+
+
+async def test_a_quiz_is_played_without_javascript(browser, alice):
+    await browser.sign_in(alice)
+    asked = Page(await browser.submit("/play/", {"actionType": "quiz_complete", "start": "1"}))
+    fields = [attrs for tag, attrs in asked.elements if tag == "input"]
+    [attempt_id] = [attrs["value"] for attrs in fields if attrs.get("name") == "attemptId"]
+    attempt = await QuizAttempt.objects.aget(pk=attempt_id)
+    choices = {(attrs["name"], attrs["value"]) for attrs in fields if attrs.get("type") == "radio" and "name" in attrs}
+    assert choices == {(f"answer-{q['id']}", str(place)) for q in attempt.questions for place in range(len(q["choices"]))}
+    await QuizAttempt.objects.aupdate(started_at=timezone.now() - timedelta(seconds=9))
+    right = {f"answer-{question['id']}": str(question["right"]) for question in attempt.questions}
+    answers = {"actionType": "quiz_complete", "attemptId": attempt_id, **right}
+    assert outcome(await browser.submit("/play/", answers)) == ("+100 You are now number 1 with 100 points.", True)
+    text, good = outcome(await browser.submit("/play/", answers))
+    assert "already" in text and not good
+
+
+async def test_what_only_a_game_server_may_complete_is_not_offered(browser, alice):
+    await ActionType.objects.acreate(slug="match_won", label="Match", points=250, verification="trusted")
+    await browser.sign_in(alice)
+    assert "match_won" not in (await browser.get("/play/")).text
+    text, good = outcome(await browser.submit("/play/", {"actionType": "match_won"}))
+    assert "Only a game server" in text and not good
 
 
 async def test_a_refusal_is_told_on_the_page(browser, alice, moderator, settings):

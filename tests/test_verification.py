@@ -175,7 +175,7 @@ async def test_answers_of_the_wrong_shape_are_refused_and_cost_nothing(api, alic
         "float": {id_: 0.0},
         "true": {id_: True},
     }
-    sent = {**right["answers"], **odd[answers]} if answers in odd else answers
+    sent = {**right["answers"], **odd[answers]} if isinstance(answers, str) and answers in odd else answers
     refused = await finish(api, alice, {**right, "answers": sent})
     assert (code(refused), reason(refused)) == ((400, "INVALID_ACTION_DATA"), "answers")
     assert (await finish(api, alice, right)).status_code == 200
