@@ -79,7 +79,7 @@ class Issued:
 # `tally` moves the counter of (player, type) on, or, where cap or cooldown forbid, leaves it: then there is no row, and no
 # completion. A row can move once in a statement, so a player's second completion of a counted type waits for the next batch.
 # A completion that is on record already is one whose answer from PostgreSQL was lost: it was accepted then. One whose
-# occurrence is on record is refused, with the first one's token (`first_…`) for as long as that is good.
+# occurrence is on record is refused, with the first one's token (`first_…`) for as long as that can be redeemed.
 _COMPLETE = """
 WITH asked AS MATERIALIZED (
     SELECT action_id, token_id, player_id, slug, kind, data, client_timestamp, request_id, server_key_id, i,
@@ -145,7 +145,9 @@ SELECT j.i, coalesce(w.points, j.known_points) AS points, coalesce(w.created_at,
             WHEN j.refusal IS NOT NULL THEN j.refusal
             WHEN j.i IN (SELECT i FROM passed) THEN 'repeated'
             WHEN j.i IN (SELECT i FROM turn) THEN 'limited' ELSE 'busy' END AS verdict,
-       j.first_action, j.first_token, j.first_points, j.first_at, j.first_until, j.first_until > now() AS first_is_good,
+       j.first_action, j.first_token, j.first_points, j.first_at, j.first_until,
+       CASE WHEN j.first_until > now()
+            THEN NOT EXISTS (SELECT 1 FROM leaderboard_scoreentry e WHERE e.source = j.first_action) END AS first_is_good,
        CASE WHEN y.last_at + make_interval(secs => t.cooldown_seconds) > now()
             THEN extract(epoch FROM y.last_at + make_interval(secs => t.cooldown_seconds) - now())::float8 END AS cooldown_left
 FROM judged j

@@ -30,7 +30,7 @@ from scoreboard_project import db, sign_in
 from scoreboard_project.asgi import application
 from tests.conftest import PASSWORD, Server, code, server_environment, serving
 
-POSTS = ["/auth/token", "/auth/token/refresh", "/auth/token/revoke", "/actions/complete", "/scores/update"]
+POSTS = ["/auth/token", "/auth/token/refresh", "/auth/token/revoke", "/actions/start", "/actions/complete", "/scores/update"]
 JSON = {"Content-Type": "application/json"}
 MOST = 16 * 1024
 INTERVAL = 0.1
@@ -408,13 +408,13 @@ async def until_seen(seen: Callable[[], Awaitable[list[tuple[str, str]]]], *, na
             await asyncio.sleep(0.02)
 
 
-async def test_a_completion_bears_its_request_id_in_postgresql(api, alice, no_limits):
-    await api.issued(alice, "daily_login")
-    asked = {"json": {"actionType": "daily_login"}, "headers": {"X-Request-ID": "follow-me:1"}}
+async def test_a_completion_bears_its_request_id_in_postgresql(api, alice):
+    await api.issued(alice, "task_finish")
+    asked = {"json": {"actionType": "task_finish"}, "headers": {"X-Request-ID": "follow-me:1"}}
     async with held_up_by("SELECT 1 FROM actions_actiontally FOR UPDATE") as seen:
         asking = asyncio.create_task(api.call("POST", "/actions/complete", who=alice, **asked))
         await until_seen(seen, name="follow-me:1")
-    assert code(await asking) == (403, "ACTION_NOT_ALLOWED")
+    assert code(await asking) == (403, "ACTION_NOT_ALLOWED")  # the cooldown
 
 
 async def test_a_redemption_bears_its_request_id_in_postgresql(api, alice):

@@ -140,7 +140,9 @@ def earn(server: Server, player: Player, action_type: str = "level_up") -> None:
     player.refresh_from_db()  # signing in at a real server hashes the password anew, which ends older access
     headers = {"Authorization": f"Bearer {sign_in.access_for(player.pk, player.access_epoch)}"}
     with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers) as http:
-        issued = http.post("/actions/complete", json={"actionType": action_type}).json()["data"]
+        answer = http.post("/actions/complete", json={"actionType": action_type})
+        assert answer.status_code == 200, answer.text
+        issued = answer.json()["data"]
         token = {"X-Score-Token": issued["scoreToken"]}
         assert http.post("/scores/update", headers=token, json={"actionId": issued["actionId"]}).status_code == 200
 

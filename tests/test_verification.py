@@ -57,8 +57,13 @@ async def test_who_lost_the_answer_gets_the_same_token_again_and_it_pays_once(ap
     assert again == first
     assert (await api.redeem(alice, again)).status_code == 200
     assert code(await api.redeem(alice, first)) == (409, "TOKEN_ALREADY_USED")
+    assert (await api.complete(alice, "daily_login")).json()["error"]["details"] == {"reason": "already_completed"}
+
+
+async def test_a_token_past_its_minute_is_not_handed_out_again(api, alice):
+    await api.issued(alice, "daily_login")
     await ActionLog.objects.aupdate(expires_at=timezone.now())
-    assert "completion" not in (await api.complete(alice, "daily_login")).json()["error"]["details"]
+    assert (await api.complete(alice, "daily_login")).json()["error"]["details"] == {"reason": "already_completed"}
 
 
 # --- quiz -------------------------------------------------------------------------------------------------------------
