@@ -293,7 +293,9 @@ def _repeated(item: Completion, row: dict[str, Any]) -> ActionNotAllowed:
         claim = Claim(row["first_token"], row["first_action"], item.player_id, row["first_points"])
         token = sign(claim, issued_at=row["first_at"], expires_at=row["first_until"])
         details["completion"] = Issued(token, row["first_points"], row["first_until"], row["first_action"]).wire()
-    return ActionNotAllowed("This has been completed already; it counts once.", details=details)
+    daily = item.occurrence == UTC_DAY
+    message = "Done for today: it counts once a UTC day." if daily else "This has been completed already; it counts once."
+    return ActionNotAllowed(message, details=details)
 
 
 _completions: GroupCommit[Completion, Issued] = GroupCommit("complete", complete_batch)
