@@ -12,7 +12,7 @@ from chaos.history import OK, Fault, History
 from chaos.stage import Stage
 
 GIVE_UP = 30.0  # s
-PLAYERS_KEY, META_KEY = "{board}:players", "{board}:meta"
+PLAYERS_KEY, META_KEY = "{board}:2:players", "{board}:2:meta"
 
 
 @dataclass(frozen=True)

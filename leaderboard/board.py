@@ -1,26 +1,39 @@
-"""The Redis copy of the board: order, ranks, profiles and `seq`. It can be thrown away and made again from the ledger.
+"""The Redis copy of the boards: order, ranks, profiles and `seq`. It can be thrown away and made again from the ledger.
 
-Three keys under one hash tag, so that every script also runs on Redis Cluster:
+All keys are under one hash tag, so that every script also runs on Redis Cluster:
 
-    {board}:order    sorted set: score = −points (exact to 2^53−1), member = <reached_at, µs, 16 hex><player id, 32 hex>
-    {board}:players  hash: player id → "<revision> <reached_at> <points> <profile JSON>"
-    {board}:meta     hash: seq, changed_at (ms), watermark (PostgreSQL time, µs, up to which all changes are in)
+    {board}:2:order    sorted set: score = −points (exact to 2^53−1), member = <reached_at, µs, 16 hex><player id, 32 hex>
+    {board}:2:players  hash: player id → "<revision> <reached_at> <earned_at> <points> <day> <week> <month> <profile JSON>"
+    {board}:2:meta     hash: seq, changed_at (ms), watermark (PostgreSQL time, µs, up to which all changes are in)
+    {board}:2:day:2026-06-01, {board}:2:week:…, {board}:2:month:…
+                       sorted sets as `order`, of what was earned in that period, with earned_at in place of reached_at;
+                       gone an hour after the period, which SQL answers for by then
+
+2 is the format: a release that changes it takes another number, and both copies stand side by side while servers are replaced.
 
 Ascending order is the board's order: points descending, then who reached them first, then player id. It is the order of
 the SQL index, byte for byte. Where `watermark` is missing the copy is *cold*: nothing reads or writes it until `rebuild`.
+
+A player's points of the latest day, week and month come as absolute numbers under the one revision, never as increments: placing
+twice, or late, or in the wrong order changes nothing. `earned_at` says which day, week and month that is, and never goes back.
 """
 
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any, cast
 
+from leaderboard import periods
+from leaderboard.periods import KINDS, Period, of_date
 from scoreboard_project.redis_client import client, script
 
-ORDER, PLAYERS, META = KEYS = ("{board}:order", "{board}:players", "{board}:meta")
+ORDER, PLAYERS, META = KEYS = ("{board}:2:order", "{board}:2:players", "{board}:2:meta")
 TOP = 10
+KEPT_SECONDS = 3600  # how long a period's sorted set outlives the period
 
 # Picks a `seq` that only grows, even after a flush: Redis's clock in µs, or one more than the last. (In ms, a burst of
 # changes could run ahead of the clock, and a flush then take it back.)
@@ -34,6 +47,8 @@ local function next_seq(meta)
 end
 """
 
+# ARGV: the size of the top; when each of KEYS[4…] may go (seconds since 1970); then 11 values a standing, as `packed` has them,
+# the last being which of KEYS begins its day, week and month (0: it has none).
 _PLACE = (
     _NEXT_SEQ
     + """
@@ -42,21 +57,31 @@ if redis.call('HEXISTS', meta, 'watermark') == 0 then return {} end
 local top = tonumber(ARGV[1]) - 1
 local before = table.concat(redis.call('ZRANGE', order, 0, top, 'WITHSCORES'), ' ')
 local redrawn, members = {}, {}
-for i = 2, #ARGV, 6 do
-  local id, revision, reached, points, listed, profile = unpack(ARGV, i, i + 5)
+local function move(key, old, new, points, listed)
+  listed = listed == '1' and tonumber(points) > 0
+  if old and (old ~= new or not listed) then redis.call('ZREM', key, old) end
+  if listed then redis.call('ZADD', key, '-' .. points, new) end
+end
+for i = #KEYS - 1, #ARGV, 11 do
+  local id, revision, reached, earned, points, day, week, month, profile, listed, periods = unpack(ARGV, i, i + 10)
   local held = redis.call('HGET', players, id)
-  local old_revision, old_reached, old_profile
-  if held then old_revision, old_reached, old_profile = string.match(held, '^(%d+) (%x+) %d+ (.*)$') end
+  local old_revision, old_reached, old_earned, old_profile = string.match(held or '', '^(%d+) (%x+) (%x+) %S+ %S+ %S+ %S+ (.*)$')
   if not held or tonumber(old_revision) < tonumber(revision) then
-    if held and (old_reached ~= reached or listed == '0') then redis.call('ZREM', order, old_reached .. id) end
-    if listed == '1' then redis.call('ZADD', order, '-' .. points, reached .. id) end
-    redis.call('HSET', players, id, revision .. ' ' .. reached .. ' ' .. points .. ' ' .. profile)
+    move(order, held and old_reached .. id, reached .. id, points, listed)
+    if periods ~= '0' then
+      local old, new = held and old_earned .. id, earned .. id
+      move(KEYS[periods + 0], old, new, day, listed)
+      move(KEYS[periods + 1], old, new, week, listed)
+      move(KEYS[periods + 2], old, new, month, listed)
+    end
+    redis.call('HSET', players, id, table.concat({revision, reached, earned, points, day, week, month, profile}, ' '))
     if held and old_profile ~= profile then redrawn[reached .. id] = true end
     members[#members + 1] = reached .. id
   else
     members[#members + 1] = old_reached .. id
   end
 end
+for k = 4, #KEYS do redis.call('EXPIREAT', KEYS[k], ARGV[k - 2]) end
 local after = redis.call('ZRANGE', order, 0, top, 'WITHSCORES')
 local changed = table.concat(after, ' ') ~= before
 for _, member in ipairs(after) do changed = changed or redrawn[member] ~= nil end
@@ -66,35 +91,77 @@ return answer
 """
 )
 
-_TOP = """
+_NOW = """
+local function now()
+  local t = redis.call('TIME')
+  return string.format('%d', t[1] * 1000000 + t[2])
+end
+"""
+
+_TOP = (
+    _NOW
+    + """
 if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
-local answer = {redis.call('HGET', KEYS[3], 'seq') or '0', redis.call('HGET', KEYS[3], 'changed_at') or '0'}
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
-  local id = string.sub(member, 17)
+local answer = {redis.call('HGET', KEYS[3], 'seq') or '0', redis.call('HGET', KEYS[3], 'changed_at') or '0', now()}
+local rows = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES')
+for i = 1, #rows, 2 do
+  local id = string.sub(rows[i], 17)
   answer[#answer + 1] = id
+  answer[#answer + 1] = rows[i + 1]
   answer[#answer + 1] = redis.call('HGET', KEYS[2], id)
 end
 return answer
 """
+)
 
+# ARGV: the pattern that finds the first part of a member in what is held of a player; then the ids.
 _STANDINGS = """
 if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
 local answer = {1}
-for _, id in ipairs(ARGV) do
-  local held = redis.call('HGET', KEYS[2], id)
-  local rank = held and redis.call('ZRANK', KEYS[1], string.match(held, '^%d+ (%x+)') .. id)
+for i = 2, #ARGV do
+  local held = redis.call('HGET', KEYS[2], ARGV[i])
+  local rank = held and redis.call('ZRANK', KEYS[1], string.match(held, ARGV[1]) .. ARGV[i])
   answer[#answer + 1] = held or ''
   answer[#answer + 1] = rank or -1
 end
 return answer
 """
 
+# ARGV: that pattern, the id, how many rows on either side.
+_AROUND = (
+    _NOW
+    + """
+if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
+local held = redis.call('HGET', KEYS[2], ARGV[2])
+local rank = held and redis.call('ZRANK', KEYS[1], string.match(held, ARGV[1]) .. ARGV[2])
+local first = rank and math.max(0, rank - ARGV[3]) or 0
+local answer = {now(), redis.call('ZCARD', KEYS[1]), held or '', rank or -1, first}
+local rows = rank and redis.call('ZRANGE', KEYS[1], first, rank + ARGV[3], 'WITHSCORES') or {}
+for i = 1, #rows, 2 do
+  local id = string.sub(rows[i], 17)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = rows[i + 1]
+  answer[#answer + 1] = redis.call('HGET', KEYS[2], id)
+end
+return answer
+"""
+)
+
+# KEYS[4…]: what takes the place of `order` and `players`; then the sorted sets of periods, each followed by what takes its
+# place. ARGV: the watermark; when each of the periods' may go.
 _SWAP = (
     _NEXT_SEQ
     + """
 redis.call('UNLINK', KEYS[1], KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[1]) end
 if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('RENAME', KEYS[5], KEYS[2]) end
+for k = 6, #KEYS, 2 do
+  redis.call('UNLINK', KEYS[k])
+  if redis.call('EXISTS', KEYS[k + 1]) == 1 then
+    redis.call('RENAME', KEYS[k + 1], KEYS[k])
+    redis.call('EXPIREAT', KEYS[k], ARGV[k / 2 - 1])
+  end
+end
 redis.call('HSET', KEYS[3], 'watermark', ARGV[1])
 return next_seq(KEYS[3])
 """
@@ -112,7 +179,14 @@ class Cold(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A player's place-to-be, as PostgreSQL committed it. `points`: whole, 0 … 2^53−1."""
+    """A player's place-to-be, as PostgreSQL committed it.
+
+    Attributes:
+        points: whole, 0 … 2^53−1.
+        listed: whether public boards may show the player; those without points they do not show anyway.
+        earned_at: the latest line that was not a reversal; None before the first.
+        earned: whole points, of the day, the week and the month in which `earned_at` lies; below zero after corrections.
+    """
 
     player_id: uuid.UUID
     revision: int
@@ -121,17 +195,21 @@ class Standing:
     listed: bool
     username: str
     avatar_url: str | None
+    earned_at: datetime | None = None
+    earned: tuple[int, int, int] = (0, 0, 0)
 
-    def packed(self) -> tuple[str, int, str, int, int, str]:
-        """id, revision, reached_at, points, listed, profile: as the scripts take them."""
+    def packed(self) -> tuple[Any, ...]:
+        """id, revision, reached_at, earned_at, points, of the day, week and month, profile, listed: as the scripts take them."""
         profile = json.dumps([self.username, self.avatar_url], ensure_ascii=False, separators=(",", ":"))
         return (
             self.player_id.hex,
             self.revision,
             f"{microseconds(self.reached_at):016x}",
+            f"{microseconds(self.earned_at) if self.earned_at else 0:016x}",
             self.points,
-            int(self.listed),
+            *self.earned,
             profile,
+            int(self.listed),
         )
 
 
@@ -146,11 +224,47 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Top:
-    """The head of the board. `rows`: as the wire has them. `changed_at`: ms since 1970 of the last change to the top 10."""
+    """The head of a board. `rows`: as the wire has them.
+
+    `seq` and `changed_at` (ms since 1970) are of the last change to the top 10; on the board of a period, of this reading.
+    `final`: the period is over and settled.
+    """
 
     seq: int
     changed_at: int
     rows: list[dict[str, Any]]
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A player's surroundings on a board. `rows`: as the wire has them, theirs among them; none where `rank` is None.
+
+    `points`: None before the first. `players`: how many are ranked. `read_at`: ms since 1970. `final`: as of a `Top`.
+    """
+
+    rank: int | None
+    points: int | None
+    players: int
+    rows: list[dict[str, Any]]
+    read_at: int
+    final: bool = False
+
+    @property
+    def points_to_next(self) -> int | None:
+        """The fewest points that lead past the player above; None at the top, and where there is no rank."""
+        if self.rank is None or self.rank == 1 or self.points is None:
+            return None
+        above = next((row["score"] for row in self.rows if row["rank"] == self.rank - 1), self.points)
+        return max(above - self.points, 0) + 1
+
+    @property
+    def percentile(self) -> float | None:
+        """How many percent of the other ranked players stand below, rounded down to a tenth."""
+        if self.rank is None:
+            return None
+        others = self.players - 1
+        return (self.players - self.rank) * 1000 // others / 10 if others else 100.0
 
 
 def microseconds(moment: datetime) -> int:
@@ -158,15 +272,41 @@ def microseconds(moment: datetime) -> int:
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
 
 
+def key_of(period: Period) -> str:
+    """The sorted set of that period."""
+    return f"{{board}}:2:{period.kind}:{period.start:%Y-%m-%d}"
+
+
+@lru_cache(maxsize=64)
+def _sets_on(day: date) -> tuple[list[str], list[int]]:
+    """The sorted sets of a day, its week and its month; and when each may go, in seconds since 1970."""
+    periods = [of_date(kind, day) for kind in KINDS]
+    return [key_of(period) for period in periods], [_gone_at(period) for period in periods]
+
+
+def _gone_at(period: Period) -> int:
+    return int(period.end.timestamp()) + KEPT_SECONDS
+
+
 def place(standings: Sequence[Standing]) -> Placed:
-    """Show these standings, ignoring any that is not newer than what the board holds. One round trip.
+    """Show these standings, ignoring any that is not newer than what the boards hold. One round trip.
 
     Raises: `Cold`; `redis_client.Down`.
     """
-    args: list[Any] = [TOP]
+    keys: list[str] = list(KEYS)
+    gone: list[int] = []
+    begins: dict[date | None, int] = {None: 0}
+    args: list[Any] = []
     for standing in standings:
+        day = standing.earned_at.astimezone(UTC).date() if standing.earned_at else None
+        if day not in begins:
+            begins[day] = len(keys) + 1
+            sets, may_go = _sets_on(day)
+            keys += sets
+            gone += may_go
         args.extend(standing.packed())
-    answer = script(_PLACE)(keys=KEYS, args=args)
+        args.append(begins[day])
+    answer = script(_PLACE)(keys=keys, args=[TOP, *gone, *args])
     if not answer:
         raise Cold
     ranks = [rank + 1 if rank >= 0 else None for rank in answer[2:]]
@@ -178,30 +318,62 @@ def row(rank: int, player_id: uuid.UUID, username: str, points: int, avatar_url:
     return {"rank": rank, "userId": str(player_id), "username": username, "score": points, "avatarUrl": avatar_url}
 
 
-def top(limit: int = TOP) -> Top:
+def top(limit: int = TOP, period: Period | None = None) -> Top:
     """The first `limit` rows. One round trip. Raises: `Cold`; `redis_client.Down`."""
-    answer = script(_TOP)(keys=KEYS, args=[limit])
+    answer = script(_TOP)(keys=_keys(period), args=[limit])
     if not answer:
         raise Cold
-    rows = []
-    for place_, (member, held) in enumerate(zip(answer[2::2], answer[3::2], strict=True), start=1):
-        _revision, _reached, points, profile = held.decode().split(" ", 3)
-        username, avatar_url = json.loads(profile)
-        rows.append(row(place_, uuid.UUID(member.decode()), username, int(points), avatar_url))
-    return Top(seq=int(answer[0]), changed_at=int(answer[1]), rows=rows)
+    seq, changed_at, now = (int(value) for value in answer[:3])
+    rows = _rows(answer[3:], first=1)
+    return Top(seq, changed_at, rows) if period is None else Top(now, now // 1_000, rows)
 
 
-def standings(player_ids: Sequence[uuid.UUID]) -> list[tuple[int | None, int | None]]:
+def standings(player_ids: Sequence[uuid.UUID], period: Period | None = None) -> list[tuple[int | None, int | None]]:
     """(rank, points) of each player; (None, None) before their first points. Raises: `Cold`; `redis_client.Down`."""
-    answer = script(_STANDINGS)(keys=KEYS, args=[player_id.hex for player_id in player_ids])
+    answer = script(_STANDINGS)(keys=_keys(period), args=[_stamp(period), *(player_id.hex for player_id in player_ids)])
     if not answer:
         raise Cold
-    found: list[tuple[int | None, int | None]] = []
     pairs: list[tuple[bytes, int]] = list(zip(answer[1::2], answer[2::2], strict=True))
-    for held, rank in pairs:
-        points = int(held.decode().split(" ", 3)[2]) if held else None
-        found.append((rank + 1 if rank >= 0 else None, points))
-    return found
+    return [(rank + 1 if rank >= 0 else None, _points(held, period)) for held, rank in pairs]
+
+
+def around(player_id: uuid.UUID, span: int, period: Period | None = None) -> Around:
+    """A player with up to `span` rows on either side. One round trip. Raises: `Cold`; `redis_client.Down`."""
+    answer = script(_AROUND)(keys=_keys(period), args=[_stamp(period), player_id.hex, span])
+    if not answer:
+        raise Cold
+    now, players, held, rank, first = answer[:5]
+    rows = _rows(answer[5:], first=first + 1)
+    return Around(rank + 1 if rank >= 0 else None, _points(held, period), players, rows, int(now) // 1_000)
+
+
+def _keys(period: Period | None) -> tuple[str, str, str]:
+    return KEYS if period is None else (key_of(period), PLAYERS, META)
+
+
+def _stamp(period: Period | None) -> str:
+    """The Lua pattern of what begins a member: reached_at, or earned_at on the board of a period."""
+    return "^%d+ (%x+)" if period is None else "^%d+ %x+ (%x+)"
+
+
+def _points(held: bytes, period: Period | None) -> int | None:
+    """A player's points by what is held of them; None before the first."""
+    if not held:
+        return None
+    _revision, _reached, earned_at, points, *earned, _profile = held.decode().split(" ", 7)
+    if period is None:
+        return int(points)
+    counts = microseconds(period.start) <= int(earned_at, 16) < microseconds(period.end)
+    return int(earned[KINDS.index(period.kind)]) if counts else None
+
+
+def _rows(answer: list[Any], *, first: int) -> list[dict[str, Any]]:
+    """Wire rows of a script's (id, score, held) one after another. `first`: the rank of the first."""
+    rows = []
+    for rank, (member, score, held) in enumerate(zip(answer[::3], answer[1::3], answer[2::3], strict=True), start=first):
+        username, avatar_url = json.loads(held.decode().split(" ", 7)[7])
+        rows.append(row(rank, uuid.UUID(member.decode()), username, -int(score), avatar_url))
+    return rows
 
 
 def revisions(player_ids: Sequence[uuid.UUID]) -> list[int]:
@@ -221,41 +393,57 @@ def advance(mark: int) -> None:
     script(_ADVANCE)(keys=KEYS, args=[mark])
 
 
-def rebuild(everyone: Iterable[Sequence[Standing]], mark: int) -> int:
-    """Build the board aside from chunks of standings, then swap it in while readers read on.
+def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
+    """Build the boards aside from chunks of standings, then swap them in while readers read on.
 
     Args:
-        mark: the watermark of the new board; changes committed after it are the reconciler's to add.
+        mark: the watermark of the new boards; changes committed after it are the reconciler's to add.
 
     Returns: the new `seq`.
     """
-    aside = uuid.uuid4().hex
-    order, players = f"{ORDER}:{aside}", f"{PLAYERS}:{aside}"
+    running = periods.all_of(mark)
+    gone = {key_of(period): _gone_at(period) for period in [*running, *periods.following(running)]}
+    aside = {key: f"{key}:{uuid.uuid4().hex}" for key in (ORDER, PLAYERS, *gone)}
     try:
         for chunk in everyone:
-            packed = [standing.packed() for standing in chunk]
-            listed = {f"{reached}{id_}": -points for id_, _, reached, points, shown, _ in packed if shown}
-            held: dict[Any, Any] = {
-                id_: f"{revision} {reached} {points} {profile}" for id_, revision, reached, points, _, profile in packed
-            }
-            with client().pipeline(transaction=False) as pipe:
-                if listed:
-                    pipe.zadd(order, listed)
-                pipe.hset(players, mapping=held)
-                for key in (order, players):  # an abandoned attempt must not stay for ever
-                    pipe.expire(key, 600)
-                pipe.execute()
-        for key in (order, players):
-            client().persist(key)
-        return int(script(_SWAP)(keys=[*KEYS, order, players], args=[mark]))
+            _build(chunk, aside)
+        for key in (ORDER, PLAYERS):
+            client().persist(aside[key])
+        pairs = [name for key in gone for name in (key, aside[key])]
+        args = [microseconds(mark), *gone.values()]
+        return int(script(_SWAP)(keys=[*KEYS, aside[ORDER], aside[PLAYERS], *pairs], args=args))
     finally:
-        client().delete(order, players)
+        client().delete(*aside.values())
 
 
-def everyone() -> Iterator[tuple[int, uuid.UUID, int]]:
+def _build(chunk: Sequence[Standing], aside: dict[str, str]) -> None:
+    """Write a chunk into what stands aside: `order`, `players`, and the running periods' sorted sets."""
+    sets: defaultdict[str, dict[Any, float]] = defaultdict(dict)
+    held: dict[Any, Any] = {}
+    for standing in chunk:
+        id_, revision, reached, earned_at, points, *earned, profile, listed = standing.packed()
+        held[id_] = f"{revision} {reached} {earned_at} {points} {' '.join(map(str, earned))} {profile}"
+        if not listed:
+            continue
+        if points > 0:
+            sets[ORDER][f"{reached}{id_}"] = -points
+        if standing.earned_at:
+            for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], earned, strict=True):
+                if gained > 0 and key in aside:
+                    sets[key][f"{earned_at}{id_}"] = -gained
+    with client().pipeline(transaction=False) as pipe:
+        for key, members in sets.items():
+            pipe.zadd(aside[key], members)
+        pipe.hset(aside[PLAYERS], mapping=held)
+        for key in (*sets, PLAYERS):  # an abandoned attempt must not stay for ever
+            pipe.expire(aside[key], 600)
+        pipe.execute()
+
+
+def everyone(period: Period | None = None) -> Iterator[tuple[int, uuid.UUID, int]]:
     """The whole board in its order: (rank, player, points). For checks; nothing must write meanwhile."""
-    size, rank = 10_000, 0
-    while members := cast(list[tuple[bytes, float]], client().zrange(ORDER, rank, rank + size - 1, withscores=True)):
+    size, rank, key = 10_000, 0, _keys(period)[0]
+    while members := cast(list[tuple[bytes, float]], client().zrange(key, rank, rank + size - 1, withscores=True)):
         for member, score in members:
             rank += 1
             yield rank, uuid.UUID(member[16:].decode()), -int(score)

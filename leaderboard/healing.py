@@ -13,7 +13,7 @@ from itertools import islice, zip_longest
 import structlog
 from django.db import connection, transaction
 
-from leaderboard import board, ledger, live
+from leaderboard import board, closing, ledger, live, periods, standings
 from leaderboard.models import Score
 from scoreboard_project import metrics
 
@@ -36,8 +36,10 @@ def heal() -> int:
     Raises: `redis_client.Down`; Django's and psycopg's errors.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
-        if not cursor.fetchone()[0]:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s), clock_timestamp()", [_LOCK])
+        our_turn, now = cursor.fetchone()
+        periods.keep_time(now)
+        if not our_turn:
             return -1
         mark = board.watermark()
         if mark is None:
@@ -62,7 +64,7 @@ def rebuild() -> int:
                 count += len(chunk)
                 yield chunk
 
-        seq = board.rebuild(everyone(), board.microseconds(mark))
+        seq = board.rebuild(everyone(), mark)
         _reapply(since=board.microseconds(mark))
         live.announce(changed=True, gains=[])
         log.info("board_rebuilt", players=count, seq=seq)
@@ -96,8 +98,8 @@ def _reapply(*, since: int) -> int:
         behind += len(stale)
         if stale:
             scores = Score.objects.filter(pk__in=stale).select_related("player")
-            placed = board.place([ledger.standing(score) for score in scores])
-            live.announce(changed=placed.changed, gains=[])
+            board.place([ledger.standing(score) for score in scores])
+            live.announce(changed=True, gains=[])
     board.advance(board.microseconds(mark))
     return behind
 
@@ -112,13 +114,18 @@ def disagreements() -> list[str]:
             "GROUP BY p.username, s.total_score, s.revision HAVING s.total_score <> coalesce(sum(e.points), 0)"
         )
         wrong = [f"{name}: score {total}, but the ledger adds up to {added}" for name, total, added, _, _ in cursor]
-    scores = Score.objects.filter(revision__gt=0, total_score__gt=0, suspended=False, hidden=False)
-    in_order = scores.order_by("-total_score", "reached_at", "player_id").select_related("player")
-    for place, (score, shown) in enumerate(zip_longest(in_order.iterator(chunk_size=CHUNK), board.everyone()), start=1):
-        mine = f"{score.player.username} ({score.player_id}) with {score.total_score}" if score else "nobody"
-        theirs = f"player {shown[1]} with {shown[2]}" if shown else "nobody"
-        if score is None or shown is None or (score.player_id, score.total_score) != shown[1:]:
-            wrong.append(f"place {place}: PostgreSQL has {mine}, the board {theirs}")
-        if len(wrong) >= MOST_SENTENCES:
-            return [*wrong, "… and perhaps more"]
+    wrong += closing.disagreements()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        periods.keep_time(cursor.fetchone()[0])
+    for period in (None, *periods.all_of(periods.now())):
+        where = f" of this {period.kind}" if period else ""
+        in_sql = standings.Board(period).everyone()
+        for place, (seat, shown) in enumerate(zip_longest(in_sql, board.everyone(period)), start=1):
+            mine = f"{seat.username} ({seat.player_id}) with {seat.points}" if seat else "nobody"
+            theirs = f"player {shown[1]} with {shown[2]}" if shown else "nobody"
+            if seat is None or shown is None or (seat.player_id, seat.points) != shown[1:]:
+                wrong.append(f"place {place}{where}: PostgreSQL has {mine}, the board {theirs}")
+            if len(wrong) >= MOST_SENTENCES:
+                return [*wrong, "… and perhaps more"]
     return wrong

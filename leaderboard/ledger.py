@@ -12,10 +12,11 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
-from leaderboard import board, live
+from leaderboard import board, closing, live
 from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
+from leaderboard.periods import KINDS, containing, start_in_sql
 from scoreboard_project import metrics
 from scoreboard_project.db import run_statement
 from scoreboard_project.errors import Conflict
@@ -24,17 +25,19 @@ from scoreboard_project.redis_client import Down
 # {claims} yields: i, source, player_id, points, refusal (NULL: may be paid). One line a player and batch: `held` locks the
 # players' scores, leaving out those that another transaction holds (they are "busy", and so is a player's second line),
 # because waiting for one player would make everybody wait. ON CONFLICT is the last guard: no source ever counts twice.
+# A player's lines are never stamped earlier than the one before, though a batch that began first may get its locks last: so
+# what was earned in the latest day, week and month is kept in the score's own row, and these only ever move on.
 # The request id becomes the transaction's application_name, for pg_stat_activity and PostgreSQL's own log.
 _AWARD = """
 WITH claim AS MATERIALIZED ({claims}),
 named AS MATERIALIZED (SELECT set_config('application_name', %(request_id)s, true)),
 held AS MATERIALIZED (
-    SELECT player_id, total_score, suspended FROM leaderboard_score
+    SELECT player_id, total_score, suspended, reached_at FROM leaderboard_score
     WHERE player_id = ANY (ARRAY(SELECT player_id FROM claim WHERE refusal IS NULL))
     ORDER BY player_id FOR NO KEY UPDATE SKIP LOCKED
 ),
 judged AS MATERIALIZED (
-    SELECT c.i, c.source, c.player_id, c.points, h.total_score, p.username, p.avatar_url,
+    SELECT c.i, c.source, c.player_id, c.points, h.total_score, greatest(now(), h.reached_at) AS stamp, p.username, p.avatar_url,
            e.points AS used_points, e.score_after AS used_score, e.created_at AS used_at,
            CASE WHEN c.refusal IS NOT NULL THEN c.refusal
                 WHEN e.source IS NOT NULL THEN 'used'
@@ -50,18 +53,19 @@ judged AS MATERIALIZED (
 ),
 entry AS (
     INSERT INTO leaderboard_scoreentry (player_id, points, score_after, source, created_at)
-    SELECT DISTINCT ON (player_id) player_id, points, total_score + points, source, now()
+    SELECT DISTINCT ON (player_id) player_id, points, total_score + points, source, stamp
     FROM judged WHERE refusal IS NULL ORDER BY player_id, i
     ON CONFLICT (source) DO NOTHING
     RETURNING player_id, points, score_after, source, created_at
 ),
 moved AS (
     UPDATE leaderboard_score s
-    SET total_score = entry.score_after, revision = s.revision + 1, reached_at = entry.created_at, updated_at = now()
+    SET total_score = entry.score_after, revision = s.revision + 1, reached_at = entry.created_at, updated_at = now(),
+        earned_at = entry.created_at, {in_periods}
     FROM entry WHERE s.player_id = entry.player_id
-    RETURNING s.player_id, s.revision, s.hidden
+    RETURNING s.player_id, s.revision, s.hidden, s.day_points, s.week_points, s.month_points
 )
-SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden,
+SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden, m.day_points, m.week_points, m.month_points,
        CASE WHEN n.source IS NOT NULL THEN 'paid' ELSE coalesce(j.refusal, 'busy') END AS verdict,
        coalesce(n.points, j.used_points) AS points,
        coalesce(n.score_after, j.used_score) AS score_after,
@@ -103,7 +107,12 @@ class AlreadyReversed(Conflict):
 
 def award_statement(claims: str) -> str:
     """The one statement that pays a batch. `claims`: a SELECT of i, source, player_id, points, refusal."""
-    return _AWARD.format(claims=claims, max_score=MAX_SCORE)
+    in_periods = ", ".join(
+        f"{kind}_points = entry.points + CASE WHEN s.earned_at >= {start_in_sql(kind, 'entry.created_at')} "
+        f"THEN s.{kind}_points ELSE 0 END"
+        for kind in KINDS
+    )
+    return _AWARD.format(claims=claims, max_score=MAX_SCORE, in_periods=in_periods)
 
 
 def award(statement: str, params: Mapping[str, Any], request_ids: Sequence[str]) -> dict[int, Line]:
@@ -144,17 +153,37 @@ def correct(*, act: ModerationAct, points: int, reverses: ScoreEntry | None = No
 
     Raises: `BelowZero`, `AlreadyReversed`.
     """
-    score = Score.objects.select_for_update().get(player_id=act.player_id)
+    score = Score.objects.select_for_update().annotate(stamp=Greatest(Now(), "reached_at")).get(player_id=act.player_id)
     if reverses is not None and ScoreEntry.objects.filter(reverses=reverses).exists():
         raise AlreadyReversed
     after = score.total_score + points
     if not 0 <= after <= MAX_SCORE:
         raise BelowZero if after < 0 else Conflict("That would take the score above what it can hold.")
+    stamp: datetime = score.stamp
     entry = ScoreEntry.objects.create(
-        player_id=act.player_id, points=points, score_after=after, source=act.id, act=act, reverses=reverses
+        player_id=act.player_id, points=points, score_after=after, source=act.id, act=act, reverses=reverses, created_at=stamp
     )
-    change(score, gained=points, total_score=after, reached_at=Now())
+    counts_at = stamp if reverses is None else reverses.created_at
+    in_periods = _in_periods(score, points, counts_at)
+    if reverses is None:
+        in_periods["earned_at"] = stamp
+    else:
+        closing.take_back(reverses.player_id, points, counts_at)
+    change(score, gained=points, total_score=after, reached_at=stamp, **in_periods)
     return entry
+
+
+def _in_periods(score: Score, points: int, counts_at: datetime) -> dict[str, Any]:
+    """The fields that change with a line that counts at that moment: the latest day, week and month, where it lies in them."""
+    fields: dict[str, Any] = {}
+    for kind in KINDS:
+        name = f"{kind}_points"
+        latest = containing(kind, score.earned_at) if score.earned_at else None
+        if latest is None or counts_at >= latest.end:
+            fields[name] = points
+        elif counts_at >= latest.start:
+            fields[name] = getattr(score, name) + points
+    return fields
 
 
 def change(score: Score, *, gained: int = 0, **fields: Any) -> None:
@@ -175,10 +204,11 @@ def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]]) -> None:
     ScoreEntry.objects.bulk_create(entries)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE leaderboard_score "
-            "SET total_score = o.points, revision = 1, reached_at = clock_timestamp(), updated_at = now() "
-            "FROM unnest(%s::uuid[], %s::bigint[]) AS o (player, points) WHERE player_id = o.player",
-            [[player for player, _, _ in opening], [points for _, _, points in opening]],
+            "UPDATE leaderboard_score s "
+            "SET total_score = e.points, revision = 1, reached_at = e.created_at, updated_at = now(), earned_at = e.created_at, "
+            "day_points = e.points, week_points = e.points, month_points = e.points "
+            "FROM leaderboard_scoreentry e WHERE e.player_id = s.player_id AND e.source = ANY (%s)",
+            [[act for _, act, _ in opening]],
         )
 
 
@@ -190,16 +220,25 @@ def standing(score: Score) -> board.Standing:
         score.revision,
         score.total_score,
         score.reached_at,
-        score.listed,
+        score.public,
         player.username,
         player.avatar_url,
+        score.earned_at,
+        (score.day_points, score.week_points, score.month_points),
     )
 
 
 def _standing(row: dict[str, Any]) -> board.Standing:
-    listed = not row["hidden"]
     return board.Standing(
-        row["player_id"], row["revision"], row["score_after"], row["created_at"], listed, row["username"], row["avatar_url"]
+        row["player_id"],
+        row["revision"],
+        row["score_after"],
+        row["created_at"],
+        not row["hidden"],
+        row["username"],
+        row["avatar_url"],
+        row["created_at"],
+        (row["day_points"], row["week_points"], row["month_points"]),
     )
 
 
@@ -215,5 +254,6 @@ def _show(standings: Sequence[board.Standing], gained: Sequence[int]) -> list[in
         for standing, points, rank in zip(standings, gained, placed.ranks, strict=True)
         if points
     ]
-    live.announce(changed=placed.changed, gains=gains)
+    # Whoever gains nothing was moderated or renamed: that changes boards of which the answer says nothing.
+    live.announce(changed=placed.changed or 0 in gained, gains=gains)
     return placed.ranks

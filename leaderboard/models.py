@@ -69,7 +69,11 @@ class Player(AbstractUser):
 
 
 class Score(models.Model):
-    """Where a player stands: always the sum of their ledger. Only `ledger` writes it."""
+    """Where a player stands: always the sum of their ledger. Only `ledger` writes it.
+
+    `day_points`, `week_points` and `month_points` are of the day, the week and the month in which `earned_at` lies; of earlier
+    ones the ledger knows, and `PastScore` once they are over.
+    """
 
     player = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="score")
     total_score = models.BigIntegerField(default=0, db_default=0)
@@ -78,6 +82,10 @@ class Score(models.Model):
     suspended = models.BooleanField(default=False, db_default=False, help_text=_("Earns nothing, shown nowhere."))
     hidden = models.BooleanField(default=False, db_default=False, help_text=_("Earns points, shown nowhere."))
     updated_at = models.DateTimeField(db_default=Now(), db_index=True)
+    earned_at = models.DateTimeField(null=True, help_text=_("The last award or adjustment; a reversal does not count."))
+    day_points = models.BigIntegerField(default=0, db_default=0)
+    week_points = models.BigIntegerField(default=0, db_default=0)
+    month_points = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
         verbose_name = _("score")
@@ -102,9 +110,14 @@ class Score(models.Model):
         return f"{self.player.username}: {self.total_score}"
 
     @property
+    def public(self) -> bool:
+        """Whether public boards may show this player."""
+        return not self.suspended and not self.hidden
+
+    @property
     def listed(self) -> bool:
-        """Whether the public board shows it."""
-        return self.total_score > 0 and not self.suspended and not self.hidden
+        """Whether the public board of all time shows it."""
+        return self.total_score > 0 and self.public
 
 
 class ModerationAct(models.Model):
@@ -176,3 +189,46 @@ class ScoreEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.points:+d} → {self.score_after}"
+
+
+class PastPeriod(models.Model):
+    """A day, week or month that is over and settled: its standings are `PastScore`s. Only `closing` writes it."""
+
+    kind = models.CharField(max_length=5)
+    start = models.DateTimeField()
+    end = models.DateTimeField()
+    closed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["kind", "start"], name="period_is_closed_once"),
+            models.CheckConstraint(condition=Q(kind__in=["day", "week", "month"]), name="period_kind_is_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} from {self.start:%Y-%m-%d}"
+
+
+class PastScore(models.Model):
+    """What a player earned in a period that is over: the sum of the ledger lines that count there.
+
+    Written in bulk from the ledger, whose own keys are checked: checking them again took longer than all the rest.
+    """
+
+    pk = models.CompositePrimaryKey("period_id", "player_id")
+    period = models.ForeignKey(PastPeriod, models.CASCADE, related_name="scores", db_index=False, db_constraint=False)
+    player = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="past_scores", db_index=False, db_constraint=False
+    )
+    points = models.BigIntegerField()
+    reached_at = models.DateTimeField(help_text=_("Of equal scores, the earlier one ranks first."))
+
+    class Meta:
+        indexes = [
+            models.Index(
+                "period", F("points").desc(), "reached_at", "player", condition=Q(points__gt=0), name="past_score_board_order"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.points} in {self.period}"

@@ -1,4 +1,4 @@
-"""What each server process does besides answering: its live hub, healing, the watch for oddities, whose access has ended."""
+"""What each server process does besides answering: live hub, healing, closing of periods, watch, whose access has ended."""
 
 import asyncio
 import contextvars
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from actions import watch
-from leaderboard import healing, live
+from leaderboard import closing, healing, live
 from scoreboard_project import ended_access
 from scoreboard_project.db import in_thread
 
@@ -15,6 +15,7 @@ log = structlog.get_logger(__name__)
 
 HEAL_SECONDS = 1.0
 WATCH_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 
 _tasks: list[asyncio.Task] = []
 
@@ -32,6 +33,7 @@ def _start() -> None:
         asyncio.create_task(_every(ended_access.LOOK_SECONDS, ended_access.look)),
         asyncio.create_task(_every(HEAL_SECONDS, healing.heal)),
         asyncio.create_task(_every(WATCH_SECONDS, watch.sweep)),
+        asyncio.create_task(_every(CLOSE_SECONDS, closing.close_past)),
     ]
 
 

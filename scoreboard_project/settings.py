@@ -97,6 +97,8 @@ LIVE_INTERVAL_MS = env.whole("LIVE_INTERVAL_MS", 100, least=1)
 SOCKETS_PER_PLAYER = env.whole("SOCKETS_PER_PLAYER", 200)
 SOCKETS_PER_ADDRESS = env.whole("SOCKETS_PER_ADDRESS", 5000)
 SOCKETS_PER_PROCESS = env.whole("SOCKETS_PER_PROCESS", 10000)
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+WEEK_STARTS_ON = _WEEKDAYS.index(env.one_of("WEEK_STARTS_ON", "monday", _WEEKDAYS))  # as date.weekday() counts
 MAX_BODY_BYTES = 16 * 1024
 
 # --- Who may talk to us -----------------------------------------------------------------------------------------------

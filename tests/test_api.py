@@ -76,7 +76,13 @@ async def test_an_unknown_path_is_answered_in_json(api):
             assert answer.headers["Content-Type"] == "application/json"
 
 
-ALLOWED = {**dict.fromkeys(POSTS, "POST"), "/scores/leaderboard": "GET", "/schema": "GET, HEAD", "/docs": "GET, HEAD"}
+ALLOWED = {
+    **dict.fromkeys(POSTS, "POST"),
+    "/scores/leaderboard": "GET",
+    "/scores/around-me": "GET",
+    "/schema": "GET, HEAD",
+    "/docs": "GET, HEAD",
+}
 
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "DISPATCH"]
@@ -534,11 +540,11 @@ async def test_the_board_is_at_most_an_interval_old(api, alice):
 async def test_within_an_interval_the_board_is_read_once_however_many_ask(api, settings, monkeypatch):
     settings.LIVE_INTERVAL_MS = 60_000
     read, top = [], reading.top
-    monkeypatch.setattr(reading, "top", lambda limit: read.append(limit) or top(limit))
+    monkeypatch.setattr(reading, "top", lambda *asked: read.append(asked) or top(*asked))
     for _ in range(2):
         answers = await asyncio.gather(*(api.call("GET", "/scores/leaderboard?limit=7") for _ in range(30)))
         assert {answer.status_code for answer in answers} == {200}
-    assert read.count(7) == 1
+    assert read.count((7, None)) == 1
 
 
 async def test_a_board_that_could_not_be_read_is_read_again_by_the_next(api, monkeypatch):
@@ -606,7 +612,7 @@ async def test_the_schema_is_valid_openapi_and_has_every_call_of_the_contract(ap
     validate_schema(schema)
     assert schema["openapi"].startswith("3.")
     calls = {(method, path.removeprefix("/api/v1")) for path, calls in schema["paths"].items() for method in calls}
-    assert calls == {*(("post", path) for path in POSTS), ("get", "/scores/leaderboard")}
+    assert calls == {*(("post", path) for path in POSTS), ("get", "/scores/leaderboard"), ("get", "/scores/around-me")}
     assert {path: schema["paths"][f"/api/v1{path}"]["post"].get("security") for path in POSTS} == {
         "/auth/token": None,
         "/auth/token/refresh": None,
@@ -642,8 +648,8 @@ def _checked(schema: dict[str, Any], method: str, path: str, answer: Any) -> Non
 async def test_what_the_schema_promises_is_what_is_answered(api, alice, bob):
     schema = (await api.call("GET", "/schema")).json()
 
-    async def check(method: str, path: str, status: int, **kwargs: Any) -> Any:
-        answer = await api.call(method.upper(), path, **kwargs)
+    async def check(method: str, path: str, status: int, query: str = "", **kwargs: Any) -> Any:
+        answer = await api.call(method.upper(), path + query, **kwargs)
         assert answer.status_code == status
         _checked(schema, method, path, answer)
         return answer.json().get("data")
@@ -659,6 +665,10 @@ async def test_what_the_schema_promises_is_what_is_answered(api, alice, bob):
     await check("post", "/scores/update", 409, who=alice, **redeeming)
     await check("get", "/scores/leaderboard", 200)
     await check("get", "/scores/leaderboard", 200, who=alice)
+    for query in ("?period=all", "?period=day", "?period=month&at=2026-01-01"):
+        await check("get", "/scores/leaderboard", 200, who=alice, query=query)
+        await check("get", "/scores/around-me", 200, who=alice, query=query)
+    await check("get", "/scores/around-me", 401)
     await check("get", "/scores/leaderboard", 200, who=bob)
 
 

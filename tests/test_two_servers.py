@@ -12,7 +12,7 @@ import uuid
 import websockets
 from asgiref.sync import sync_to_async
 
-from leaderboard import healing
+from leaderboard import board, healing
 from leaderboard.live import LOST_NEWS_SECONDS
 from leaderboard.models import Score, ScoreEntry
 from scoreboard_project import sign_in
@@ -138,7 +138,7 @@ async def test_an_emptied_redis_is_filled_again_and_the_sockets_hear_on(two_serv
         await sync_to_async(redis_client().flushdb)()
 
         async def back():
-            return await sync_to_async(redis_client().hexists)("{board}:meta", "watermark")
+            return await sync_to_async(redis_client().hexists)(board.META, "watermark")
 
         await until(back, seconds=5)
         await no_disagreements()
