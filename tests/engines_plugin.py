@@ -2,7 +2,8 @@
 
 Where DATABASE_URL or REDIS_URL is not set, that engine is the embedded one, in a temporary DATA_DIR that is deleted at
 the end. Where DATABASE_URL is set, the secrets that are missing are made up for the session. Where REDIS_URL is set, the
-tests use its database 15 and EMPTY it, whatever number the URL names.
+tests use its database 15 and EMPTY it, whatever number the URL names. Where the tests are shared out to several processes
+(pytest-xdist), each has all of this for itself; the second uses Redis's database 14, and so on.
 """
 
 import atexit
@@ -18,7 +19,8 @@ import pytest
 
 from scoreboard_project import engines, env
 
-TEST_DATABASE_NUMBER = "15"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+TEST_DATABASE_NUMBER = str(15 - int(WORKER.removeprefix("gw")))
 _at_the_end = contextlib.ExitStack()
 
 
@@ -54,8 +56,9 @@ _data_dir, _postgres, _valkey = choose_engines()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart() -> None:
-    if _postgres or _valkey:
+def pytest_sessionstart(session: pytest.Session) -> None:
+    shares_out = bool(getattr(session.config.option, "dist", "no") != "no") and not hasattr(session.config, "workerinput")
+    if (_postgres or _valkey) and not shares_out:
         try:
             _at_the_end.enter_context(engines.running(_data_dir, postgres=_postgres, valkey=_valkey, exclusive=True))
         except engines.EngineRefusal as refusal:
