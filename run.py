@@ -199,7 +199,8 @@ def lint() -> None:
         if checked.returncode != 0:
             failed.append(name)
             print(checked.stdout)
-    if holes := audit():
+    holes = audit()
+    if holes:
         failed.append("known holes")
         print(holes)
     if failed:
