@@ -74,7 +74,7 @@ class ActionLog(models.Model):
     occurrence = models.CharField(
         max_length=64,
         null=True,
-        help_text=_("What this completion was for, where that counts once: a UTC day, an attempt, a match."),
+        help_text=_("What it was for, where that counts once: a UTC day, an attempt, a match."),
     )
     server_key = models.ForeignKey("ServerKey", models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
