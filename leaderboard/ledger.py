@@ -24,7 +24,8 @@ from scoreboard_project.redis_client import Down
 
 # {claims} yields: i, source, player_id, points, refusal (NULL: may be paid). One line a player and batch: `held` locks the
 # players' scores, leaving out those that another transaction holds (they are "busy", and so is a player's second line),
-# because waiting for one player would make everybody wait. ON CONFLICT is the last guard: no source ever counts twice.
+# because waiting for one player would make everybody wait. Only the line whose `turn` it was is told "paid": the same source may
+# be asked for twice in a batch. ON CONFLICT is the last guard: no source ever counts twice.
 # A player's lines are never stamped earlier than the one before, though a batch that began first may get its locks last: so
 # what was earned in the latest day, week and month is kept in the score's own row, and these only ever move on.
 # The request id becomes the transaction's application_name, for pg_stat_activity and PostgreSQL's own log.
@@ -51,10 +52,10 @@ judged AS MATERIALIZED (
     LEFT JOIN leaderboard_scoreentry e ON e.source = c.source
     LEFT JOIN held h ON h.player_id = c.player_id
 ),
+turn AS MATERIALIZED (SELECT DISTINCT ON (player_id) * FROM judged WHERE refusal IS NULL ORDER BY player_id, i),
 entry AS (
     INSERT INTO leaderboard_scoreentry (player_id, points, score_after, source, created_at)
-    SELECT DISTINCT ON (player_id) player_id, points, total_score + points, source, stamp
-    FROM judged WHERE refusal IS NULL ORDER BY player_id, i
+    SELECT player_id, points, total_score + points, source, stamp FROM turn
     ON CONFLICT (source) DO NOTHING
     RETURNING player_id, points, score_after, source, created_at
 ),
@@ -70,7 +71,7 @@ SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden, m.day_p
        coalesce(n.points, j.used_points) AS points,
        coalesce(n.score_after, j.used_score) AS score_after,
        coalesce(n.created_at, j.used_at) AS created_at
-FROM judged j LEFT JOIN entry n ON n.source = j.source AND j.refusal IS NULL LEFT JOIN moved m ON m.player_id = n.player_id
+FROM judged j LEFT JOIN turn t ON t.i = j.i LEFT JOIN entry n ON n.source = t.source LEFT JOIN moved m ON m.player_id = n.player_id
 """
 
 

@@ -67,6 +67,15 @@ async def test_many_hands_on_one_token_are_paid_once(api, alice, no_limits):
     assert (await scores())[alice.pk] == 100
 
 
+async def test_of_many_hands_in_one_batch_one_is_told_that_it_was_paid(api, alice, bob, no_limits):
+    first, issued = await api.issued(bob), await api.issued(alice)
+    # The first call is a batch by itself; what comes while it is under way is the next batch, all of it the same token.
+    _, *answers = await asyncio.gather(api.redeem(bob, first), *(api.redeem(alice, issued) for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+    assert len({json.dumps(answer.json()["error"]["details"]) for answer in answers if answer.status_code == 409}) == 1
+    assert (await scores())[alice.pk] == 100
+
+
 async def test_several_tokens_of_one_player_in_one_batch_are_all_paid(api, alice, bob, no_limits):
     issued = [await api.issued(alice) for _ in range(12)] + [await api.issued(bob, "task_finish") for _ in range(3)]
     owners = [alice] * 12 + [bob] * 3
