@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -35,6 +36,8 @@ from scoreboard_project.redis_client import client as redis_client
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery"
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request of ours costs as much as answering it
 
 CATALOGUE = import_module("actions.migrations.0002_starting_catalogue").CATALOGUE
 VERIFIED = import_module("actions.migrations.0004_verified_catalogue")
