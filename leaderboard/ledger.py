@@ -71,7 +71,8 @@ SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden, m.day_p
        coalesce(n.points, j.used_points) AS points,
        coalesce(n.score_after, j.used_score) AS score_after,
        coalesce(n.created_at, j.used_at) AS created_at
-FROM judged j LEFT JOIN turn t ON t.i = j.i LEFT JOIN entry n ON n.source = t.source LEFT JOIN moved m ON m.player_id = n.player_id
+FROM judged j LEFT JOIN turn t ON t.i = j.i LEFT JOIN entry n ON n.source = t.source
+LEFT JOIN moved m ON m.player_id = n.player_id
 """
 
 
