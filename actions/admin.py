@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from actions import server_keys
 from actions.kinds import KINDS
-from actions.models import ActionLog, ActionTally, ActionType, Flag, Question, QuizAttempt, ServerKey
+from actions.models import ActionLog, ActionTally, ActionType, AlertDelivery, Flag, Question, QuizAttempt, ServerKey
 from actions.quiz import Quiz
 from leaderboard.admin import ReadOnly
 
@@ -164,3 +164,13 @@ class FlagAdmin(ReadOnly):
     def close(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         closed = queryset.filter(closed_at=None).update(closed_at=timezone.now(), closed_by=request.user)
         self.message_user(request, _("%(count)d closed.") % {"count": closed})
+
+
+@admin.register(AlertDelivery)
+class AlertDeliveryAdmin(ReadOnly):
+    """Which alerts reached whom, and what went wrong with the others."""
+
+    list_display = ["flag", "channel", "attempts", "due_at", "delivered_at", "error"]
+    list_filter = ["channel", ("delivered_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["flag"]
+    show_full_result_count = False

@@ -13,7 +13,7 @@ def _make_moderators(using: str, **_kwargs: Any) -> None:
     group, new = Group.objects.using(using).get_or_create(name=MODERATORS)
     if new:
         names = ["moderate_score", "close_flag", "view_score", "view_scoreentry", "view_moderationact", "view_player"]
-        names += ["view_flag", "view_signin", "view_actionlog", "view_actiontally", "view_actiontype"]
+        names += ["view_flag", "view_alertdelivery", "view_signin", "view_actionlog", "view_actiontally", "view_actiontype"]
         names += ["view_question", "view_quizattempt", "view_serverkey"]
         group.permissions.set(Permission.objects.using(using).filter(codename__in=names))
 

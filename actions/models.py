@@ -199,3 +199,31 @@ class Flag(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.subject}"
+
+
+class AlertDelivery(models.Model):
+    """One flag on its way to one channel. Due until it was delivered or given up."""
+
+    class Channel(models.TextChoices):
+        WEBHOOK = "webhook", _("webhook")
+        EMAIL = "email", _("e-mail")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    flag = models.ForeignKey(Flag, models.CASCADE, related_name="deliveries")
+    channel = models.CharField(max_length=16, choices=Channel.choices)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(
+        null=True, db_default=Now(), help_text=_("Of the next try; none once it was delivered or given up.")
+    )
+    delivered_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=200, blank=True, help_text=_("Why the last try failed."))
+
+    class Meta:
+        ordering = ["-due_at"]
+        verbose_name = _("alert delivery")
+        verbose_name_plural = _("alert deliveries")
+        constraints = [models.UniqueConstraint(fields=["flag", "channel"], name="alert_goes_once_to_a_channel")]
+        indexes = [models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="alert_due")]
+
+    def __str__(self) -> str:
+        return f"{self.get_channel_display()}: {self.flag}"

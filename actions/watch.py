@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 from django.db import connection, transaction
 
+from actions import alerts
 from actions.models import Flag
 from leaderboard.models import Player
 from scoreboard_project import limits, metrics
@@ -87,7 +88,10 @@ def _raise_flag(kind: Flag.Kind, subject: uuid.UUID | str, evidence: dict[str, A
         return Player.objects.filter(pk=subject).first() if isinstance(subject, uuid.UUID) else None
 
     defaults: dict[str, Any] = {"player": player, "evidence": evidence}
-    _flag, new = Flag.objects.get_or_create(kind=kind, subject=str(subject), closed_at=None, defaults=defaults)
+    with transaction.atomic():
+        flag, new = Flag.objects.get_or_create(kind=kind, subject=str(subject), closed_at=None, defaults=defaults)
+        if new:
+            alerts.owe(flag)
     if new:
         metrics.alerts.labels(kind).inc()
         log.warning("alert", kind=str(kind), subject=str(subject), **evidence)

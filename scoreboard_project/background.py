@@ -1,12 +1,13 @@
-"""What each server process does besides answering: live hub, healing, closing of periods, watch, whose access has ended."""
+"""What each process does besides answering: live hub, healing, closing of periods, watch and alerts, whose access has ended."""
 
 import asyncio
 import contextvars
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from actions import watch
+from actions import alerts, watch
 from leaderboard import closing, healing, live
 from scoreboard_project import ended_access
 from scoreboard_project.db import in_thread
@@ -16,7 +17,9 @@ log = structlog.get_logger(__name__)
 HEAL_SECONDS = 1.0
 WATCH_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+ALERT_SECONDS = 2.0
 
+_alert_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")  # a receiver may be slow; requests are not to be
 _tasks: list[asyncio.Task] = []
 
 
@@ -28,25 +31,28 @@ def ensure() -> None:
 
 
 def _start() -> None:
+    alerts.stopping.clear()
     live.hub()
     _tasks[:] = [
         asyncio.create_task(_every(ended_access.LOOK_SECONDS, ended_access.look)),
         asyncio.create_task(_every(HEAL_SECONDS, healing.heal)),
         asyncio.create_task(_every(WATCH_SECONDS, watch.sweep)),
         asyncio.create_task(_every(CLOSE_SECONDS, closing.close_past)),
+        asyncio.create_task(_every(ALERT_SECONDS, alerts.deliver, _alert_thread)),
     ]
 
 
 async def stop() -> None:
+    alerts.stopping.set()
     await live.end(_tasks)
     _tasks.clear()
     await live.stop()
 
 
-async def _every(seconds: float, work: Callable[[], object]) -> None:
+async def _every(seconds: float, work: Callable[[], object], threads: ThreadPoolExecutor | None = None) -> None:
     while True:
         try:
-            await in_thread(work)
+            await in_thread(work, threads=threads)
         except Exception as exc:  # PostgreSQL or Redis is away: the next round may find them back
             log.warning("background_work_failed", work=work.__name__, error=type(exc).__name__)
         await asyncio.sleep(seconds)

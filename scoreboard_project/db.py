@@ -59,10 +59,10 @@ async def off_loop(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise Unavailable from None
 
 
-async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+async def in_thread(work: Callable[..., T], *args: Any, threads: ThreadPoolExecutor | None = None, **kwargs: Any) -> T:
     """Run blocking work in one of a few threads; its database connection goes back to the pool afterwards.
 
-    The request id goes with it, into log lines and queries.
+    The request id goes with it, into log lines and queries. `threads`: others than those that requests share.
     """
 
     def run() -> T:
@@ -71,4 +71,4 @@ async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         finally:
             close_old_connections()
 
-    return await asyncio.get_running_loop().run_in_executor(_threads, contextvars.copy_context().run, run)
+    return await asyncio.get_running_loop().run_in_executor(threads or _threads, contextvars.copy_context().run, run)

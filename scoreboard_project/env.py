@@ -3,9 +3,11 @@
 Nothing but `settings.py` calls these. A value may also come from a mounted file: `SECRET_KEY_FILE=/run/secrets/key`.
 """
 
+import base64
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -68,6 +70,33 @@ def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
     if raw not in choices:
         raise ImproperlyConfigured(f"{name}={raw!r}: expected one of {', '.join(choices)}.")
     return raw
+
+
+def http_url(name: str) -> str:
+    """An http(s) address, or nothing. It may be a secret, so it is not repeated in a refusal."""
+    raw = text(name, "")
+    try:
+        parts = urlsplit(raw)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:
+        good = False
+    if raw and (not good or not raw.isascii() or any(letter <= " " for letter in raw)):
+        raise ImproperlyConfigured(f"{name}: expected http:// or https:// and a host, without a user name.")
+    return raw
+
+
+def webhook_key(name: str, raw: str) -> bytes:
+    """The bytes of `whsec_` and base64, as Standard Webhooks has them: 24 to 64."""
+    try:
+        key = base64.b64decode(raw.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not raw.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ImproperlyConfigured(
+            f"{name}: expected whsec_ and 24 to 64 bytes as base64. One is made by: python3 -c "
+            "'import base64, secrets; print(\"whsec_\" + base64.b64encode(secrets.token_bytes(32)).decode())'"
+        )
+    return key
 
 
 def key_ring(raw: str) -> dict[str, str]:

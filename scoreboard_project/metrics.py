@@ -11,6 +11,7 @@ completions = Counter("scoreboard_completions_total", "Completed actions", ["act
 redemptions = Counter("scoreboard_redemptions_total", "Redemptions by outcome", ["outcome"])
 points = Counter("scoreboard_points_total", "Points paid")
 alerts = Counter("scoreboard_alerts_total", "Flags raised for staff", ["kind"])
+alert_deliveries = Counter("scoreboard_alert_deliveries_total", "Tries to send an alert", ["channel", "outcome"])
 sockets = Gauge("scoreboard_sockets", "Open live sockets", multiprocess_mode="livesum")
 pictures = Counter("scoreboard_pictures_total", "Top-10 pictures sent out")
 limits_without_redis = Counter("scoreboard_limits_without_redis_total", "Limits decided by a process alone, Redis being away")

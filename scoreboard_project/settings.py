@@ -137,6 +137,18 @@ CONTENT_SECURITY_POLICY = {
 EMBED_FRAME_ANCESTORS = env.frame_ancestors("EMBED_FRAME_ANCESTORS", "self")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024  # admin forms; the API takes MAX_BODY_BYTES
 
+# --- Alerts -----------------------------------------------------------------------------------------------------------
+ALERT_WEBHOOK_URL = env.http_url("ALERT_WEBHOOK_URL")
+ALERT_WEBHOOK_KEY = env.webhook_key("ALERT_WEBHOOK_SECRET", env.text("ALERT_WEBHOOK_SECRET")) if ALERT_WEBHOOK_URL else b""
+ALERT_EMAIL_TO = env.words("ALERT_EMAIL_TO")
+EMAIL_HOST = env.text("EMAIL_HOST", "" if not ALERT_EMAIL_TO else None)
+EMAIL_PORT = env.whole("EMAIL_PORT", 587, least=1)
+EMAIL_HOST_USER = env.text("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env.switch("EMAIL_USE_TLS", True)
+EMAIL_TIMEOUT = 5  # seconds
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "scoreboard@localhost")
+
 # --- Django -----------------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     *(["daphne"] if DEBUG else []),  # its runserver; no production process should carry Twisted

@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from actions import server_keys
-from actions.models import ActionLog, ActionTally, ActionType, Flag, Question, QuizAttempt, ServerKey
+from actions.models import ActionLog, ActionTally, ActionType, AlertDelivery, Flag, Question, QuizAttempt, ServerKey
 from leaderboard import board, ledger, moderation
 from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
 from scoreboard_project import sign_in
@@ -28,7 +28,7 @@ from tests.test_live import watching
 
 LABELS = ("leaderboard", "actions", "scoreboard_project")
 OURS = [model for model in admin.site._registry if model._meta.app_label in LABELS]
-HISTORY = [Score, ScoreEntry, ModerationAct, ActionLog, ActionTally, Flag, SignIn, QuizAttempt]
+HISTORY = [Score, ScoreEntry, ModerationAct, ActionLog, ActionTally, Flag, SignIn, QuizAttempt, AlertDelivery]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def history(alice, moderator):
     attempt = QuizAttempt.objects.create(player=alice, action_type=quiz, questions=[], expires_at=now)
     key, _ = server_keys.issue("the game", ["level_up"])
     objects = [entry, log, tally, flag, quiz, alice, alice.score, ModerationAct.objects.get(), SignIn.objects.get()]
-    objects += [attempt, key, Question.objects.first()]
+    objects += [attempt, key, Question.objects.first(), AlertDelivery.objects.create(flag=flag, channel="webhook")]
     found = {type(one): one for one in objects}
     assert set(found) == set(OURS), "a model without an example"
     return found
