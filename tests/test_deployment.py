@@ -22,9 +22,10 @@ from scoreboard_project import server, settings, supervisor
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE_FILES = ("docker-compose.yml", "deploy/tls.yml")
 SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "SECRET_KEY", "JWT_SIGNING_KEY", "SCORE_TOKEN_KEYS"}
+OPTIONAL_SECRETS = {"ALERT_WEBHOOK_SECRET", "EMAIL_HOST_PASSWORD"}
 SOUNDS_SECRET = re.compile(r"PASSWORD|SECRET|_KEYS?$")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:?[-?+])?([^}]*)\}")
-READ = re.compile(r"""env\.(?:text|whole|switch|words|one_of|frame_ancestors)\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
+READ = re.compile(r"""env\.(?:text|whole|switch|words|one_of|frame_ancestors|http_url)\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
 
 
 def read(name: str) -> str:
@@ -112,7 +113,9 @@ def test_no_secret_has_a_default(name):
     used = VARIABLE.findall(read(name))
     assert used
     for variable, operator, rest in used:
-        if variable in SECRETS or SOUNDS_SECRET.search(variable):
+        if variable in OPTIONAL_SECRETS:
+            assert (operator, rest) == (":-", ""), f"{variable} is empty unless it is given"
+        elif variable in SECRETS or SOUNDS_SECRET.search(variable):
             assert operator == ":?", f"{variable} must be required, and not empty"
             assert rest.strip(), f"{variable} needs a message"
 
