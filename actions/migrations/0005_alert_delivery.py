@@ -13,15 +13,6 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.AlterField(
-            model_name="actionlog",
-            name="occurrence",
-            field=models.CharField(
-                help_text="What this completion was for, where that counts once: a UTC day, an attempt, a match.",
-                max_length=64,
-                null=True,
-            ),
-        ),
         migrations.CreateModel(
             name="AlertDelivery",
             fields=[
