@@ -25,7 +25,7 @@ SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "SECRET_KEY", "JWT_SIGNING_KEY
 OPTIONAL_SECRETS = {"ALERT_WEBHOOK_SECRET", "EMAIL_HOST_PASSWORD"}
 SOUNDS_SECRET = re.compile(r"PASSWORD|SECRET|_KEYS?$")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:?[-?+])?([^}]*)\}")
-READ = re.compile(r"""env\.(?:text|whole|switch|words|one_of|frame_ancestors|http_url)\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
+READ = re.compile(r"""env\.\w+\(\s*"(\w+)"|os\.environ\.setdefault\(\s*"(\w+)\"""")
 
 
 def read(name: str) -> str:
