@@ -27,6 +27,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any, cast
 
+from leaderboard import board_scripts as lua
 from leaderboard import periods
 from leaderboard.periods import KINDS, Period, of_date
 from scoreboard_project.redis_client import client, script
@@ -34,143 +35,6 @@ from scoreboard_project.redis_client import client, script
 ORDER, PLAYERS, META = KEYS = ("{board}:2:order", "{board}:2:players", "{board}:2:meta")
 TOP = 10
 KEPT_SECONDS = 3600  # how long a period's sorted set outlives the period
-
-# Picks a `seq` that only grows, even after a flush: Redis's clock in µs, or one more than the last. (In ms, a burst of
-# changes could run ahead of the clock, and a flush then take it back.)
-_NEXT_SEQ = """
-local function next_seq(meta)
-  local t = redis.call('TIME')
-  local now = t[1] * 1000000 + t[2]
-  local seq = math.max(now, tonumber(redis.call('HGET', meta, 'seq') or '0') + 1)
-  redis.call('HSET', meta, 'seq', string.format('%d', seq), 'changed_at', string.format('%d', math.floor(now / 1000)))
-  return string.format('%d', seq)
-end
-"""
-
-# ARGV: the size of the top; when each of KEYS[4…] may go (seconds since 1970); then 11 values a standing, as `packed` has them,
-# the last being which of KEYS begins its day, week and month (0: it has none).
-_PLACE = (
-    _NEXT_SEQ
-    + """
-local order, players, meta = KEYS[1], KEYS[2], KEYS[3]
-if redis.call('HEXISTS', meta, 'watermark') == 0 then return {} end
-local top = tonumber(ARGV[1]) - 1
-local before = table.concat(redis.call('ZRANGE', order, 0, top, 'WITHSCORES'), ' ')
-local redrawn, members = {}, {}
-local function move(key, old, new, points, listed)
-  listed = listed == '1' and tonumber(points) > 0
-  if old and (old ~= new or not listed) then redis.call('ZREM', key, old) end
-  if listed then redis.call('ZADD', key, '-' .. points, new) end
-end
-for i = #KEYS - 1, #ARGV, 11 do
-  local id, revision, reached, earned, points, day, week, month, profile, listed, periods = unpack(ARGV, i, i + 10)
-  local held = redis.call('HGET', players, id)
-  local old_revision, old_reached, old_earned, old_profile = string.match(held or '', '^(%d+) (%x+) (%x+) %S+ %S+ %S+ %S+ (.*)$')
-  if not held or tonumber(old_revision) < tonumber(revision) then
-    move(order, held and old_reached .. id, reached .. id, points, listed)
-    if periods ~= '0' then
-      local old, new = held and old_earned .. id, earned .. id
-      move(KEYS[periods + 0], old, new, day, listed)
-      move(KEYS[periods + 1], old, new, week, listed)
-      move(KEYS[periods + 2], old, new, month, listed)
-    end
-    redis.call('HSET', players, id, table.concat({revision, reached, earned, points, day, week, month, profile}, ' '))
-    if held and old_profile ~= profile then redrawn[reached .. id] = true end
-    members[#members + 1] = reached .. id
-  else
-    members[#members + 1] = old_reached .. id
-  end
-end
-for k = 4, #KEYS do redis.call('EXPIREAT', KEYS[k], ARGV[k - 2]) end
-local after = redis.call('ZRANGE', order, 0, top, 'WITHSCORES')
-local changed = table.concat(after, ' ') ~= before
-for _, member in ipairs(after) do changed = changed or redrawn[member] ~= nil end
-local answer = {changed and next_seq(meta) or redis.call('HGET', meta, 'seq') or '0', changed and 1 or 0}
-for i, member in ipairs(members) do answer[i + 2] = redis.call('ZRANK', order, member) or -1 end
-return answer
-"""
-)
-
-_NOW = """
-local function now()
-  local t = redis.call('TIME')
-  return string.format('%d', t[1] * 1000000 + t[2])
-end
-"""
-
-_TOP = (
-    _NOW
-    + """
-if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
-local answer = {redis.call('HGET', KEYS[3], 'seq') or '0', redis.call('HGET', KEYS[3], 'changed_at') or '0', now()}
-local rows = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES')
-for i = 1, #rows, 2 do
-  local id = string.sub(rows[i], 17)
-  answer[#answer + 1] = id
-  answer[#answer + 1] = rows[i + 1]
-  answer[#answer + 1] = redis.call('HGET', KEYS[2], id)
-end
-return answer
-"""
-)
-
-# ARGV: the pattern that finds the first part of a member in what is held of a player; then the ids.
-_STANDINGS = """
-if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
-local answer = {1}
-for i = 2, #ARGV do
-  local held = redis.call('HGET', KEYS[2], ARGV[i])
-  local rank = held and redis.call('ZRANK', KEYS[1], string.match(held, ARGV[1]) .. ARGV[i])
-  answer[#answer + 1] = held or ''
-  answer[#answer + 1] = rank or -1
-end
-return answer
-"""
-
-# ARGV: that pattern, the id, how many rows on either side.
-_AROUND = (
-    _NOW
-    + """
-if redis.call('HEXISTS', KEYS[3], 'watermark') == 0 then return {} end
-local held = redis.call('HGET', KEYS[2], ARGV[2])
-local rank = held and redis.call('ZRANK', KEYS[1], string.match(held, ARGV[1]) .. ARGV[2])
-local first = rank and math.max(0, rank - ARGV[3]) or 0
-local answer = {now(), redis.call('ZCARD', KEYS[1]), held or '', rank or -1, first}
-local rows = rank and redis.call('ZRANGE', KEYS[1], first, rank + ARGV[3], 'WITHSCORES') or {}
-for i = 1, #rows, 2 do
-  local id = string.sub(rows[i], 17)
-  answer[#answer + 1] = id
-  answer[#answer + 1] = rows[i + 1]
-  answer[#answer + 1] = redis.call('HGET', KEYS[2], id)
-end
-return answer
-"""
-)
-
-# KEYS[4…]: what takes the place of `order` and `players`; then the sorted sets of periods, each followed by what takes its
-# place. ARGV: the watermark; when each of the periods' may go.
-_SWAP = (
-    _NEXT_SEQ
-    + """
-redis.call('UNLINK', KEYS[1], KEYS[2])
-if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[1]) end
-if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('RENAME', KEYS[5], KEYS[2]) end
-for k = 6, #KEYS, 2 do
-  redis.call('UNLINK', KEYS[k])
-  if redis.call('EXISTS', KEYS[k + 1]) == 1 then
-    redis.call('RENAME', KEYS[k + 1], KEYS[k])
-    redis.call('EXPIREAT', KEYS[k], ARGV[k / 2 - 1])
-  end
-end
-redis.call('HSET', KEYS[3], 'watermark', ARGV[1])
-return next_seq(KEYS[3])
-"""
-)
-
-_ADVANCE = """
-local held = redis.call('HGET', KEYS[3], 'watermark')
-if held and tonumber(held) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[3], 'watermark', ARGV[1]) end
-"""
 
 
 class Cold(Exception):
@@ -306,7 +170,7 @@ def place(standings: Sequence[Standing]) -> Placed:
             gone += may_go
         args.extend(standing.packed())
         args.append(begins[day])
-    answer = script(_PLACE)(keys=keys, args=[TOP, *gone, *args])
+    answer = script(lua.PLACE)(keys=keys, args=[TOP, *gone, *args])
     if not answer:
         raise Cold
     ranks = [rank + 1 if rank >= 0 else None for rank in answer[2:]]
@@ -320,7 +184,7 @@ def row(rank: int, player_id: uuid.UUID, username: str, points: int, avatar_url:
 
 def top(limit: int = TOP, period: Period | None = None) -> Top:
     """The first `limit` rows. One round trip. Raises: `Cold`; `redis_client.Down`."""
-    answer = script(_TOP)(keys=_keys(period), args=[limit])
+    answer = script(lua.TOP)(keys=_keys(period), args=[limit])
     if not answer:
         raise Cold
     seq, changed_at, now = (int(value) for value in answer[:3])
@@ -330,7 +194,7 @@ def top(limit: int = TOP, period: Period | None = None) -> Top:
 
 def standings(player_ids: Sequence[uuid.UUID], period: Period | None = None) -> list[tuple[int | None, int | None]]:
     """(rank, points) of each player; (None, None) before their first points. Raises: `Cold`; `redis_client.Down`."""
-    answer = script(_STANDINGS)(keys=_keys(period), args=[_stamp(period), *(player_id.hex for player_id in player_ids)])
+    answer = script(lua.STANDINGS)(keys=_keys(period), args=[_stamp(period), *(player_id.hex for player_id in player_ids)])
     if not answer:
         raise Cold
     pairs: list[tuple[bytes, int]] = list(zip(answer[1::2], answer[2::2], strict=True))
@@ -339,7 +203,7 @@ def standings(player_ids: Sequence[uuid.UUID], period: Period | None = None) -> 
 
 def around(player_id: uuid.UUID, span: int, period: Period | None = None) -> Around:
     """A player with up to `span` rows on either side. One round trip. Raises: `Cold`; `redis_client.Down`."""
-    answer = script(_AROUND)(keys=_keys(period), args=[_stamp(period), player_id.hex, span])
+    answer = script(lua.AROUND)(keys=_keys(period), args=[_stamp(period), player_id.hex, span])
     if not answer:
         raise Cold
     now, players, held, rank, first = answer[:5]
@@ -390,7 +254,7 @@ def watermark() -> int | None:
 
 def advance(mark: int) -> None:
     """Move the watermark on; never back, and never onto a cold board."""
-    script(_ADVANCE)(keys=KEYS, args=[mark])
+    script(lua.ADVANCE)(keys=KEYS, args=[mark])
 
 
 def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
@@ -411,7 +275,7 @@ def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
             client().persist(aside[key])
         pairs = [name for key in gone for name in (key, aside[key])]
         args = [microseconds(mark), *gone.values()]
-        return int(script(_SWAP)(keys=[*KEYS, aside[ORDER], aside[PLAYERS], *pairs], args=args))
+        return int(script(lua.SWAP)(keys=[*KEYS, aside[ORDER], aside[PLAYERS], *pairs], args=args))
     finally:
         client().delete(*aside.values())
 

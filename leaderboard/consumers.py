@@ -13,8 +13,10 @@ from django.http.cookie import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
 from leaderboard import live, socket_caps
+from leaderboard.feeds import ALL_TIME, event
 from leaderboard.outbox import BAD_TOKEN, Outbox
 from scoreboard_project import metrics, sign_in
+from scoreboard_project.db import PATIENCE
 from scoreboard_project.errors import Unauthorized
 from scoreboard_project.request_id import client_address, network
 
@@ -97,8 +99,12 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
         if caller:
             self.hub.know_player(self.outbox, str(caller.player_id), caller.epoch)
-        self.outbox.say(await self.hub.initial())
-        self.hub.join(self.outbox)
+        wanted = self._query("period") or ALL_TIME
+        kind = wanted if wanted in self.hub.feeds else ALL_TIME
+        self.outbox.say(await self.hub.feeds[kind].initial())
+        self.hub.join(self.outbox, kind)
+        if kind != wanted:
+            self._unknown_period()
 
     async def disconnect(self, code: int) -> None:
         raise StopConsumer
@@ -138,11 +144,21 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if message.get("channel", "leaderboard") != "leaderboard":
             self._error("UNKNOWN_CHANNEL", 'The one channel is "leaderboard".')
             return
-        self.outbox.say(await self.hub.initial())
+        kind = message.get("period", ALL_TIME)
+        if not isinstance(kind, str) or kind not in self.hub.feeds:
+            self._unknown_period()
+            return
+        try:
+            text = await asyncio.wait_for(self.hub.feeds[kind].initial(), PATIENCE)
+        except TimeoutError:
+            self._error("UNAVAILABLE", "That board cannot be read at the moment. Try again.")
+            return
+        self.hub.watch(self.outbox, kind)
+        self.outbox.say(text)
 
     async def _ping(self, _message: dict[str, Any]) -> None:
         assert self.outbox is not None
-        self.outbox.say(live.event("pong", {}))
+        self.outbox.say(event("pong", {}))
 
     async def _authenticate(self, message: dict[str, Any]) -> None:
         assert self.outbox is not None and self.hub is not None
@@ -176,7 +192,15 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     def _error(self, code: str, text: str) -> None:
         assert self.outbox is not None
-        self.outbox.say(live.event("error", {"code": code, "message": text}))
+        self.outbox.say(event("error", {"code": code, "message": text}))
+
+    def _unknown_period(self) -> None:
+        assert self.hub is not None
+        self._error("UNKNOWN_PERIOD", f"Known periods: {', '.join(self.hub.feeds)}.")
+
+    def _query(self, name: str) -> str | None:
+        found = parse_qs(self.scope["query_string"].decode("latin-1")).get(name)
+        return found[0] if found else None
 
     async def _who(self) -> sign_in.Caller | None:
         """The player by the header, the query or the session cookie; None for a visitor. Raises: `Unauthorized`."""
@@ -184,7 +208,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         bearer = headers.get(b"authorization", b"").decode("latin-1")
         if bearer:
             return sign_in.check_header(bearer)
-        if token := parse_qs(self.scope["query_string"].decode("latin-1")).get("token"):
-            return sign_in.check_access(token[0])
+        if token := self._query("token"):
+            return sign_in.check_access(token)
         session_key = parse_cookie(headers.get(b"cookie", b"").decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
         return await sign_in.session_player(session_key) if session_key else None

@@ -1,17 +1,15 @@
 """From a commit to every open scoreboard: one hub per server process, the channel-layer group's one member there.
 
-The hub encodes each picture once and starts the same text on every local socket, never waiting for one: a socket that is
-still busy gets the newest picture when it is free, and none in between. Pictures go out at most once an interval.
+The hub hears what changed, in whichever process, and stirs the boards that are watched here (`feeds`). A picture's one text is
+started on every local socket that watches it, never waiting for one: a socket that is still busy gets the newest picture when it
+is free, and none in between.
 """
 
 import asyncio
-import contextlib
-import json
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -19,16 +17,14 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
 
-from leaderboard import board, reading
+from leaderboard import feeds
+from leaderboard.feeds import ALL_TIME, Feed, event
 from leaderboard.outbox import BAD_TOKEN, Outbox
 from scoreboard_project import ended_access, metrics
-from scoreboard_project.db import off_loop
-from scoreboard_project.timestamps import timestamp
 
 log = structlog.get_logger(__name__)
 
 EVERY_HUB = "scoreboard.live"  # the channel-layer group
-LOST_NEWS_SECONDS = 1.0  # how long a lost pub/sub message may go unnoticed
 PUBLISH_SECONDS = 2.0  # how long a publish may take, Redis being frozen
 GAINS_KEPT = 10_000  # while it does; players learn of older gains from the API's own answer
 STALLED_SECONDS = 5.0  # how long a socket may leave a write unread before it is closed
@@ -64,51 +60,22 @@ async def _publish(changed: bool, gains: list[list[Any]]) -> None:
         log.warning("news_not_sent", error=type(exc).__name__)
 
 
-def event(name: str, data: dict[str, Any]) -> str:
-    """A server event as the wire has it, encoded."""
-    now = timestamp(datetime.now(UTC))
-    return json.dumps({"event": name, "data": data, "timestamp": now}, ensure_ascii=False, separators=(",", ":"))
-
-
-def changed_positions(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Who entered, left, moved or scored between two top 10s; a null rank is a place outside them."""
-    old = {row["userId"]: row for row in before}
-    new = {row["userId"]: row for row in after}
-    moved = []
-    for user_id in {**new, **old}:
-        was, now = old.get(user_id), new.get(user_id)
-        if was and now and (was["rank"], was["score"]) == (now["rank"], now["score"]):
-            continue
-        known = now or was
-        assert known is not None
-        moved.append(
-            {
-                "userId": user_id,
-                "previousRank": was and was["rank"],
-                "newRank": now and now["rank"],
-                "score": known["score"],
-            }
-        )
-    return moved
-
-
 @dataclass
 class Hub:
-    """This process's sockets and the newest picture. Lives on one event loop; everything but `announce` runs there."""
+    """This process's sockets and what they watch. Lives on one event loop; everything but `announce` runs there."""
 
     loop: asyncio.AbstractEventLoop
     sockets: set[Outbox] = field(default_factory=set)
     of_player: dict[str, set[Outbox]] = field(default_factory=lambda: defaultdict(set))
-    picture: board.Top | None = None
-    _stir: asyncio.Event = field(default_factory=asyncio.Event)
+    feeds: dict[str, Feed] = field(default_factory=feeds.every)
     _tasks: list[asyncio.Task] = field(default_factory=list)
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
     _untold: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=GAINS_KEPT))
     _untold_change: bool = False
     _publisher: asyncio.Task | None = None
 
     def start(self) -> None:
-        work = (self._listen(), self._pace(), self._close_stalled(), self._close_ended())
+        pacing = (feed.pace() for feed in self.feeds.values())
+        work = (self._listen(), self._close_stalled(), self._close_ended(), *pacing)
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
 
     async def stop(self) -> None:
@@ -128,12 +95,24 @@ class Hub:
             self._untold.clear()
             await _publish(changed, gains)
 
-    def join(self, outbox: Outbox) -> None:
+    def join(self, outbox: Outbox, kind: str = ALL_TIME) -> None:
         self.sockets.add(outbox)
+        self.watch(outbox, kind)
         metrics.sockets.set(len(self.sockets))
+
+    def watch(self, outbox: Outbox, kind: str) -> None:
+        """From now on this socket gets the pictures of that board, and no other's any more."""
+        self._look_away(outbox)
+        self.feeds[kind].sockets.add(outbox)
+
+    def _look_away(self, outbox: Outbox) -> None:
+        for feed in self.feeds.values():
+            feed.sockets.discard(outbox)
+        outbox.drop_picture()
 
     def leave(self, outbox: Outbox) -> None:
         self.sockets.discard(outbox)
+        self._look_away(outbox)
         self.forget_player(outbox)
         metrics.sockets.set(len(self.sockets))
 
@@ -154,12 +133,6 @@ class Hub:
                 del self.of_player[outbox.player_id]
         outbox.player_id = None
 
-    async def initial(self) -> str:
-        """`leaderboard:initial`: the picture as of now."""
-        await self._ready.wait()
-        assert self.picture is not None
-        return event("leaderboard:initial", {"leaderboard": self.picture.rows, "seq": self.picture.seq})
-
     async def _listen(self) -> None:
         """Hear of every change, in whichever process it was made."""
         layer = get_channel_layer()
@@ -174,25 +147,14 @@ class Hub:
                 await asyncio.sleep(0.5)
 
     def _hear(self, news: dict[str, Any]) -> None:
-        if news["changed"]:
-            self._stir.set()
+        for kind, feed in self.feeds.items():
+            # Whether a running period's top 10 changed, nobody has asked: its feed looks, if it is watched.
+            if news["changed"] or kind != ALL_TIME:
+                feed.stir()
         for player_id, score, points, rank in news["gains"]:
             for outbox in self.of_player.get(player_id, ()):
                 personal = {"previousScore": score - points, "newScore": score, "pointsAwarded": points, "rank": rank}
                 outbox.say(event("score:personal", personal))
-
-    async def _pace(self) -> None:
-        """A fresh look at the board when something stirred, at most once an interval, and each second in any case."""
-        while True:
-            try:
-                await self._look()
-            except Exception as exc:
-                log.warning("board_not_read", error=type(exc).__name__)
-            # From the sending on, not from the beginning of the look: looks differ, and the interval is a promise.
-            await asyncio.sleep(settings.LIVE_INTERVAL_MS / 1000)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stir.wait(), LOST_NEWS_SECONDS)
-            self._stir.clear()
 
     async def _close_stalled(self) -> None:
         while True:
@@ -212,21 +174,6 @@ class Hub:
                 for outbox in [outbox for outbox in self.of_player.get(str(player_id), ()) if outbox.epoch < least]:
                     self.leave(outbox)
                     outbox.abandon(BAD_TOKEN)
-
-    async def _look(self) -> None:
-        new, old = await off_loop(reading.top, board.TOP), self.picture
-        if old is not None and new.seq <= old.seq:
-            # Read from PostgreSQL, or from a Redis whose clock is behind: on a socket `seq` only grows all the same.
-            new = board.Top(old.seq + (new.rows != old.rows), new.changed_at, new.rows)
-        self.picture = new
-        self._ready.set()
-        if old is None or new.rows == old.rows:
-            return
-        moved = changed_positions(old.rows, new.rows)
-        text = event("leaderboard:update", {"leaderboard": new.rows, "changedPositions": moved, "seq": new.seq})
-        for outbox in self.sockets:
-            outbox.show(text)
-        metrics.pictures.inc()
 
 
 async def end(tasks: Sequence[asyncio.Task]) -> None:

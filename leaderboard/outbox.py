@@ -45,6 +45,10 @@ class Outbox:
         else:
             self._picture = text
 
+    def drop_picture(self) -> None:
+        """Forget the picture that waits: it is of a board that is not watched any more."""
+        self._picture = None
+
     def say(self, text: str) -> None:
         """Send a message that no other replaces."""
         if self._task is None:

@@ -18,7 +18,7 @@ from django.test import Client
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 from websockets.asyncio.client import ClientConnection
 
-from leaderboard import board, live, moderation
+from leaderboard import board, feeds, live, moderation
 from leaderboard.consumers import origin_allowed
 from leaderboard.models import Player
 from leaderboard.outbox import MESSAGES_KEPT, TOO_SLOW, Outbox
@@ -222,7 +222,7 @@ async def test_nothing_is_sent_where_the_top_10_stays_as_it_is(server, played, w
         assert (await viewer.hear("score:personal"))["rank"] == 11
         # Longer than the hub waits before it looks at the board unasked.
         with pytest.raises(TimeoutError):
-            await viewer.next(live.LOST_NEWS_SECONDS + 0.4)
+            await viewer.next(feeds.LOST_NEWS_SECONDS + 0.4)
         assert viewer.updates() == []
 
 
@@ -258,7 +258,7 @@ class Looks:
         self.looks = iter(looks)
         self.over = asyncio.Event()
 
-    async def __call__(self, _work: Any, _limit: int) -> board.Top:
+    async def __call__(self, _work: Any, _limit: int, _period: Any) -> board.Top:
         seconds, top = next(self.looks, (0, None))
         await asyncio.sleep(seconds)
         if top is None:
@@ -281,10 +281,10 @@ async def paced(looks: Looks) -> list[tuple[float, dict[str, Any]]]:
 
     hub = live.Hub(loop)
     hub.join(Outbox(arrive))
-    pacing = asyncio.create_task(hub._pace())
+    pacing = asyncio.create_task(hub.feeds["all"].pace())
     async with asyncio.timeout(5):
         while not looks.over.is_set():
-            hub._stir.set()
+            hub.feeds["all"].stir()
             await asyncio.sleep(0.005)
     await live.end([pacing])
     return arrived
@@ -293,7 +293,7 @@ async def paced(looks: Looks) -> list[tuple[float, dict[str, Any]]]:
 async def test_two_updates_are_an_interval_apart_even_where_a_look_at_the_board_took_long(monkeypatch):
     """The pause counts from the sending, not from the beginning of the look."""
     looks = Looks((0, top(1, 0)), (0.08, top(2, 1)), (0, top(3, 2)), (0.08, top(4, 3)), (0, top(5, 4)))
-    monkeypatch.setattr(live, "off_loop", looks)
+    monkeypatch.setattr(feeds, "off_loop", looks)
     times = [at for at, _ in await paced(looks)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(gaps) == 3
@@ -302,7 +302,7 @@ async def test_two_updates_are_an_interval_apart_even_where_a_look_at_the_board_
 
 async def test_seq_grows_also_where_postgresql_answers_which_keeps_none(monkeypatch):
     looks = Looks((0, top(7, 0)), (0, top(0, 1)), (0, top(0, 2)), (0, top(0, 2)), (0, top(90, 3)))
-    monkeypatch.setattr(live, "off_loop", looks)
+    monkeypatch.setattr(feeds, "off_loop", looks)
     updates = [data for _, data in await paced(looks)]
     assert [data["seq"] for data in updates] == [8, 9, 90]
     assert [data["leaderboard"][0]["score"] for data in updates] == [1, 2, 3]
@@ -845,10 +845,10 @@ def test_changed_positions_name_who_entered_left_moved_or_scored():
 
     before = rows(("still", 50), ("scores", 40), ("falls", 30), ("leaves", 20))
     after = rows(("still", 50), ("scores", 45), ("enters", 35), ("falls", 30))
-    assert live.changed_positions(before, after) == [
+    assert feeds.changed_positions(before, after) == [
         {"userId": "scores", "previousRank": 2, "newRank": 2, "score": 45},
         {"userId": "enters", "previousRank": None, "newRank": 3, "score": 35},
         {"userId": "falls", "previousRank": 3, "newRank": 4, "score": 30},
         {"userId": "leaves", "previousRank": 4, "newRank": None, "score": 20},
     ]
-    assert live.changed_positions(after, after) == []
+    assert feeds.changed_positions(after, after) == []

@@ -13,7 +13,7 @@ import websockets
 from asgiref.sync import sync_to_async
 
 from leaderboard import board, healing
-from leaderboard.live import LOST_NEWS_SECONDS
+from leaderboard.feeds import LOST_NEWS_SECONDS
 from leaderboard.models import Score, ScoreEntry
 from scoreboard_project import sign_in
 from scoreboard_project.redis_client import client as redis_client
