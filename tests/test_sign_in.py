@@ -402,6 +402,16 @@ async def test_the_same_gate_stands_before_the_sign_in_page_and_the_admin(api, m
     assert code(await try_in(api, "moderator")) == (429, "RATE_LIMITED")
 
 
+async def test_of_thirty_parallel_tries_at_three_doors_five_reach_the_password(api, moderator, monkeypatch):
+    checked, check = [], Player.check_password
+    monkeypatch.setattr(Player, "check_password", lambda player, raw: checked.append(raw) or check(player, raw))
+    tries = [try_in(api, "moderator", WRONG) for _ in range(10)]
+    for path in ("/sign-in/", "/admin/login/"):
+        tries += [posted(api, path, "moderator", WRONG) for _ in range(10)]
+    await asyncio.gather(*tries)
+    assert checked == [WRONG] * 5
+
+
 async def test_the_sign_in_page_tries_no_password_that_is_too_long_to_hash(api, alice, monkeypatch):
     checked = []
     monkeypatch.setattr(Player, "check_password", lambda _player, raw: checked.append(raw))

@@ -5,13 +5,16 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import time
 import uuid
 
+import pytest
 import websockets
 from asgiref.sync import sync_to_async
 
+from chaos.http_line import HttpLine
 from leaderboard import board, healing
 from leaderboard.feeds import LOST_NEWS_SECONDS
 from leaderboard.models import Score, ScoreEntry
@@ -58,6 +61,39 @@ async def test_ten_completions_a_minute_pass_however_many_servers_are_asked(worl
             assert {code(answer) for answer in refused} == {(429, "RATE_LIMITED")}
             assert all(1 <= int(answer.headers["Retry-After"]) <= 60 for answer in refused)
             assert (await second.complete(bob)).status_code == 200  # another player's minute is their own
+
+
+@pytest.mark.timeout(180)
+async def test_of_20_parallel_refreshes_at_two_servers_one_succeeds_each_of_100_times(two_servers, alice, capsys):
+    began = time.perf_counter()
+    hands = [HttpLine(two_servers[hand % 2].port) for hand in range(20)]
+    for _ in range(100):
+        body = {"refresh": (await sync_to_async(sign_in.begin)(alice))["refresh"]}
+        answers = await asyncio.gather(*(hand.call("POST", "/api/v1/auth/token/refresh", {}, body) for hand in hands))
+        assert sorted(answer.status for answer in answers) == [200] + [401] * 19
+    for hand in hands:
+        hand.close()
+    with capsys.disabled():
+        print(f"\n  100 rounds of 20 parallel refreshes: one success each, {time.perf_counter() - began:.1f} s")
+
+
+async def test_five_wrong_passwords_are_looked_at_however_many_doors_and_servers_are_tried(two_servers, alice):
+    wrong = {"username": "alice", "password": "wrong horse battery"}
+    async with apis(*two_servers) as both:
+        tries = []
+        for server in both:
+            tries += [server.call("POST", "/auth/token", json=wrong) for _ in range(10)]
+            for path in ("/sign-in/", "/admin/login/"):
+                page = await server.http.get(path)
+                [csrf] = re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+                headers = {"Referer": f"{server.http.base_url}{path[1:]}"}
+                form = wrong | {"csrfmiddlewaretoken": csrf}
+                tries += [server.http.post(path, data=form, headers=headers) for _ in range(10)]
+        answers = await asyncio.gather(*tries)
+    limited = [answer for answer in answers if answer.status_code == 429 or "Too many failed tries" in answer.text]
+    # What was looked at is told so, or 503 where hashing took longer than a call may on a busy machine.
+    looked_at = [answer for answer in answers if answer.status_code in (401, 503) or "Please enter" in answer.text]
+    assert (len(looked_at), len(limited), len(answers)) == (5, 55, 60)
 
 
 async def test_a_redemption_at_one_server_moves_50_screens_at_the_other(two_servers, alice, capsys):
