@@ -385,7 +385,8 @@ def test_a_new_name_or_avatar_shows_on_the_board(desks, alice):
 
 def test_an_avatar_is_a_web_address_and_a_name_is_taken_once(desks, alice, bob):
     desk = desks["superuser"]
-    for avatar in ("javascript:alert(1)", "data:text/html,x", "not an address", "https://x/" + "a" * 500):
+    insecure = ("http://cdn.example/a.png", "ftp://cdn.example/a.png")
+    for avatar in (*insecure, "javascript:alert(1)", "data:text/html,x", "not an address", "https://x/" + "a" * 500):
         answer = desk.post(address(Player, "change", alice.pk), account(alice, avatar_url=avatar))
         assert answer.status_code == 200 and "errorlist" in answer.text, avatar
     for name in ("bob", "BOB", "", "x" * 33, "<script>", "a b"):
