@@ -1,15 +1,16 @@
 """`period`, `at` and `/scores/around-me` as clients see them."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 
 from leaderboard import board, closing, moderation, periods
-from leaderboard.models import Player, Score, ScoreEntry
+from leaderboard.models import PastScore, Player, Score, ScoreEntry
 from scoreboard_project.redis_client import client
 from tests.conftest import PASSWORD, Api, code, make_player
 from tests.test_ledger import WHY, award
@@ -70,6 +71,30 @@ async def test_a_past_period_is_found_by_any_of_its_days_and_final_once_closed(a
     data = await read(api, f"{LEADERBOARD}?period=day&at=2020-02-29")
     assert (rows(data), data["final"]) == ([(1, "alice", 70)], True)
     assert rows(await read(api, f"{LEADERBOARD}?period=day&at=2019-01-01")) == []
+
+
+def test_a_reversal_on_its_way_holds_up_the_closing_of_what_it_changes(alice, moderator):
+    """Added up before it commits, and it having looked before that: it would be in neither."""
+    earned_long_ago(alice, 70, datetime(2020, 2, 29, tzinfo=UTC))
+    reversed_, may_commit = threading.Event(), threading.Event()
+
+    def slow_moderator() -> None:
+        try:
+            with transaction.atomic():
+                moderation.reverse(entry=ScoreEntry.objects.get(), moderator=moderator, reason=WHY)
+                reversed_.set()
+                may_commit.wait(5)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=slow_moderator)
+    thread.start()
+    assert reversed_.wait(5)
+    assert closing.close_past() == 0
+    may_commit.set()
+    thread.join()
+    assert closing.close_past() > 0
+    assert list(PastScore.objects.values_list("points", flat=True).distinct()) == [0]
 
 
 async def test_today_is_asked_for_by_its_date_too(api, alice):
