@@ -202,6 +202,13 @@ def test_a_clock_that_steps_back_over_midnight_takes_no_point_into_the_wrong_day
     agree(SATURDAY, [alice])
 
 
+def test_which_period_runs_is_by_postgresqls_clock(clock):
+    clock.cursor.execute("UPDATE test_clock.ahead SET by = by + interval '2 hours'")
+    assert f"{periods.current('month').start:%m}" == "05"
+    healing.heal()  # each process, once a second
+    assert f"{periods.current('month').start:%m}" == "06"
+
+
 def test_a_reversal_takes_the_points_out_of_where_they_were_earned(clock, alice, bob, moderator):
     award(alice, 100)
     award(alice, 7)
