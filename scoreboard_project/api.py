@@ -40,7 +40,7 @@ STATUS = {
     errors.RateLimited: 429,
     errors.Unavailable: 503,
 }
-# Sent with every API answer: it is data, for the one who asked.
+# Sent with every API answer (`api_handler` adds them): it is data, for the one who asked.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -50,12 +50,15 @@ HEADERS = {
 }
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def encoded(data: Any) -> bytes:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encoder.encode(data).encode()
 
 
 def json_response(body: bytes, status: int = 200) -> HttpResponse:
-    return HttpResponse(body, status=status, content_type="application/json", headers=HEADERS)
+    return HttpResponse(body, status=status, content_type="application/json")
 
 
 def success(data: Any) -> HttpResponse:
@@ -106,7 +109,10 @@ def answer_to(exc: Exception, invalid_code: str) -> HttpResponse:
 
 def page_answer_to(exc: Exception, _context: Any) -> HttpResponse:
     """The same for the views that are DRF's own (its EXCEPTION_HANDLER)."""
-    return answer_to(exc, "INVALID_REQUEST")
+    response = answer_to(exc, "INVALID_REQUEST")
+    for name, value in HEADERS.items():
+        response.headers[name] = value
+    return response
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,28 +145,38 @@ def _check(value: Any, depth: int = 0) -> None:
         raise ValueError("a number is out of range")
 
 
+_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def strict_json(body: bytes) -> Any:
+    """Raises: DRF's `ParseError`, saying why."""
+    try:
+        value = _decoder.decode(body.decode())
+        _check(value)
+    except RecursionError:
+        raise exceptions.ParseError(f"The body is not valid JSON: more than {DEEPEST} levels deep.") from None
+    except ValueError as exc:
+        raise exceptions.ParseError(f"The body is not valid JSON: {exc}.") from None
+    return value
+
+
 class StrictJSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        try:
-            body = stream.read().decode()
-            value = json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-            _check(value)
-        except RecursionError:
-            raise exceptions.ParseError(f"The body is not valid JSON: more than {DEEPEST} levels deep.") from None
-        except ValueError as exc:
-            raise exceptions.ParseError(f"The body is not valid JSON: {exc}.") from None
-        return value
+        return strict_json(stream.read())
 
 
 class OneParser(BaseContentNegotiation):
     def select_parser(self, request: Request, parsers: Any) -> BaseParser | None:
-        content_type = (request.content_type or "").partition(";")[0].strip().lower()
-        return parsers[0] if content_type == "application/json" else None
+        return parsers[0] if is_json(request.content_type) else None
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
         return renderers[0], renderers[0].media_type
+
+
+def is_json(content_type: str | None) -> bool:
+    return (content_type or "").partition(";")[0].strip().lower() == StrictJSONParser.media_type
 
 
 class Text(serializers.CharField):
@@ -193,18 +209,15 @@ class ApiView(APIView):
     invalid_code = "INVALID_REQUEST"
     needs_player = False  # whether a valid access token is required
 
-    _parsers = [StrictJSONParser()]
-    _negotiator = OneParser()
-
     async def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         started = time.perf_counter()
         try:
             response = await self._answer(request, *args, **kwargs)
         except Exception as exc:
             response = answer_to(exc, self.invalid_code)
-        name = type(self).__name__
-        metrics.requests.labels(name, response.status_code).inc()
-        metrics.request_seconds.labels(name).observe(time.perf_counter() - started)
+        answers, seconds = _meters(type(self).__name__, response.status_code)
+        answers.inc()
+        seconds.observe(time.perf_counter() - started)
         return response
 
     async def _answer(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -214,14 +227,19 @@ class ApiView(APIView):
             response = failure(405, "METHOD_NOT_ALLOWED", f"Use {allowed}.")
             response.headers["Allow"] = allowed
             return response
-        authenticators = self.get_authenticators()
-        call = Request(request, parsers=self._parsers, authenticators=authenticators, negotiator=self._negotiator)
-        call._stream = request  # DRF itself takes a body without a Content-Length, or an empty one, for {}
-        self.request = call
-        self.caller: Caller | None = call.user  # type: ignore[assignment]
+        # Who asks, and the body, are read without DRF's detours; and it takes a body of no length for {}.
+        self.request = Request(request)
+        self.caller: Caller | None = self._who(request)
         if self.caller is None and self.needs_player:
             raise errors.Unauthorized
-        return await handler(call, *args, **kwargs)
+        return await handler(self.request, *args, **kwargs)
+
+    def _who(self, request: Any) -> Any:
+        for authenticator in self.get_authenticators():
+            found = authenticator.authenticate(request)
+            if found is not None:
+                return found[0]
+        return None
 
     @property
     def player_id(self) -> uuid.UUID:
@@ -231,7 +249,16 @@ class ApiView(APIView):
 
     def read(self, body: type[Body]) -> dict[str, Any]:
         """The request's body, checked. Raises what `answer_to` knows."""
-        return _checker(body).run_validation(self.request.data)
+        request = self.request._request
+        content_type = request.META.get("CONTENT_TYPE")
+        if not is_json(content_type):
+            raise exceptions.UnsupportedMediaType(content_type or "")
+        return _checker(body).run_validation(strict_json(request.body))
+
+
+@cache
+def _meters(view: str, status: int) -> tuple[Any, Any]:
+    return metrics.requests.labels(view, status), metrics.request_seconds.labels(view)
 
 
 @cache

@@ -19,6 +19,7 @@ from scoreboard_project import api, errors, metrics
 MOST_UNDER_WAY = 1_000  # calls in this process; refusing the rest quickly serves everybody better than letting them queue
 
 _under_way = 0
+_HEADERS = [(name.encode(), value.encode()) for name, value in api.HEADERS.items()]
 
 # Load balancers ask these by address, with no host of ours.
 PROBES = ("/healthz", "/readyz", "/metrics")
@@ -45,7 +46,7 @@ async def api_handler(scope: dict, receive: Callable, send: Callable) -> None:
         return
     content = response.content
     headers = [(name.encode(), value.encode()) for name, value in response.items()]
-    headers.append((b"Content-Length", b"%d" % len(content)))
+    headers += [*_HEADERS, (b"Content-Length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": content if scope["method"] != "HEAD" else b""})
 
