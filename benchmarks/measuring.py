@@ -25,6 +25,14 @@ def run(stage: Stage, server: Server, flow: str, total: int, connections: int, *
     return go(stage, server)[0]
 
 
+def warm(stage: Stage, server: Server, operations: int) -> None:
+    """As after some minutes of service: threads and connections are there, and PostgreSQL's statistics know that the tables are
+    not empty (a statement that was planned on empty ones scans them until autovacuum's first round, a minute later)."""
+    run(stage, server, "both", operations, 16)
+    stage.settle()
+    run(stage, server, "both", max(20, operations // 10), 16)
+
+
 def issue(stage: Stage, server: Server, count: int) -> None:
     """Score tokens for `redeem` to spend. Raises BenchmarkError."""
     issued = run(stage, server, "complete", count, 64)

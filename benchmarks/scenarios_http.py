@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from benchmarks.figures import Row
-from benchmarks.measuring import issue, run
+from benchmarks.measuring import issue, run, warm
 from benchmarks.plan import Plan
 from benchmarks.stage import Stage
 
 PLAYERS = 1_000
+WARM = 3_000
 
 
 def flows(stage: Stage, plan: Plan) -> Iterator[Row]:
@@ -15,7 +16,7 @@ def flows(stage: Stage, plan: Plan) -> Iterator[Row]:
     stage.seed(PLAYERS)
     with stage.serving() as server:
         stage.cast(PLAYERS)
-        run(stage, server, "both", plan.operations(500), 16)  # warm: threads, connections, prepared statements
+        warm(stage, server, plan.operations(WARM))
         for connections, total in ((1, 400), (16, 4_000), (64, 4_000), (128, 4_000)):
             row = Row("complete + redeem", f"complete + redeem, {connections} at once")
             for _ in range(plan.runs):
@@ -28,8 +29,7 @@ def redemptions(stage: Stage, plan: Plan) -> Iterator[Row]:
     stage.seed(PLAYERS)
     with stage.serving() as server:
         stage.cast(PLAYERS)
-        issue(stage, server, plan.operations(500))
-        run(stage, server, "redeem", plan.operations(500), 16)
+        warm(stage, server, plan.operations(WARM))
         for connections, total in ((1, 500), (32, 6_000), (64, 6_000), (128, 6_000)):
             row = Row("redeem", f"redeem, {connections} at once")
             for _ in range(plan.runs):
@@ -57,8 +57,7 @@ def two_processes(stage: Stage, plan: Plan) -> Iterator[Row]:
     for processes in (1, 2):
         with stage.serving(processes=processes) as server:
             stage.cast(PLAYERS)
-            issue(stage, server, plan.operations(2_000))
-            run(stage, server, "redeem", plan.operations(2_000), 128)
+            warm(stage, server, plan.operations(WARM))
             redeem = Row("processes", f"redeem, 128 at once, WEB_PROCESSES={processes}")
             read = Row("processes", f"read, 128 at once, WEB_PROCESSES={processes}")
             for _ in range(plan.runs):

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.figures import Row, Run
-from benchmarks.measuring import go, issue, prepare
+from benchmarks.measuring import go, issue, prepare, warm
 from benchmarks.plan import Plan
 from benchmarks.processes import memory
 from benchmarks.stage import BenchmarkError, Helper, Server, Stage
 
 PLAYERS = 1_000
+WARM = 1_000
 TOP = 10  # players who score: each redemption changes the picture and is seen in it
 SETTLE_SECONDS = 0.5
 # Viewers → redemptions a second.
@@ -21,6 +22,7 @@ def fan_out(stage: Stage, plan: Plan) -> Iterator[Row]:
     stage.seed(PLAYERS)
     with stage.serving() as server:
         stage.cast(TOP, top=True)
+        warm(stage, server, plan.operations(WARM))
         for sockets, rates in FAN_OUTS:
             with Helper("benchmarks.watchers") as watchers:
                 count = plan.sockets(sockets)

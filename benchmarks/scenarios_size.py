@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.figures import Row, Run
-from benchmarks.measuring import go, issue, prepare, run
+from benchmarks.measuring import go, issue, prepare, run, warm
 from benchmarks.plan import Plan
 from benchmarks.processes import memory
 from benchmarks.stage import BenchmarkError, Server, Stage, free_port, own_environment, serve
 
 SIZES = ((1_000, "1 thousand"), (100_000, "100 thousand"), (1_000_000, "1 million"))
+WARM = 3_000
 WHO_PLAY = 4_000  # drawn from all
 BESIDE = 100  # redemptions a second while the board is rebuilt
 LONGEST_REBUILD = 60  # s
@@ -20,11 +21,9 @@ def growth(stage: Stage, plan: Plan) -> Iterator[Row]:
     for players, name in SIZES:
         stage.say(f"seeding {name} players")
         stage.seed(plan.operations(players))
-        stage.settle()
         with stage.serving() as server:
             stage.cast(min(WHO_PLAY, plan.operations(players)))
-            issue(stage, server, plan.operations(1_000))
-            run(stage, server, "redeem", plan.operations(1_000), 64)
+            warm(stage, server, plan.operations(WARM))
             redeem, read = Row("growth", f"redeem among {name}"), Row("growth", f"read, signed in, among {name}")
             for _ in range(plan.runs):
                 issue(stage, server, plan.operations(4_000))

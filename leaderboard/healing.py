@@ -59,8 +59,8 @@ def rebuild() -> int:
 
         def everyone() -> Iterator[list[board.Standing]]:
             nonlocal count
-            scores = Score.objects.filter(revision__gt=0).select_related("player").iterator(chunk_size=CHUNK)
-            while chunk := [ledger.standing(score) for score in islice(scores, CHUNK)]:
+            standings = ledger.standings(Score.objects.filter(revision__gt=0))
+            while chunk := list(islice(standings, CHUNK)):
                 count += len(chunk)
                 yield chunk
 

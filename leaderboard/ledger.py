@@ -5,13 +5,13 @@ board is told and the sockets hear of it; if Redis is away, the reconciler does 
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest, Now
 
 from leaderboard import board, closing, live
@@ -199,19 +199,39 @@ def change(score: Score, *, gained: int = 0, **fields: Any) -> None:
 
 
 def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]]) -> None:
-    """First ledger lines in bulk, for sample players: (player, act, points above 0), each player new. The board is not told."""
-    entries = [
-        ScoreEntry(player_id=player, points=points, score_after=points, source=act, act_id=act) for player, act, points in opening
-    ]
-    ScoreEntry.objects.bulk_create(entries)
+    """First scores and ledger lines in bulk, for sample players: (player, act, points above 0). The board is not told.
+
+    The players are new, or are made later in the same transaction; so are the acts.
+    """
+    columns = [list(column) for column in zip(*opening, strict=True)]
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE leaderboard_score s "
-            "SET total_score = e.points, revision = 1, reached_at = e.created_at, updated_at = now(), earned_at = e.created_at, "
-            "day_points = e.points, week_points = e.points, month_points = e.points "
-            "FROM leaderboard_scoreentry e WHERE e.player_id = s.player_id AND e.source = ANY (%s)",
-            [[act for _, act, _ in opening]],
+            "INSERT INTO leaderboard_scoreentry (player_id, act_id, source, points, score_after) "
+            "SELECT player, act, act, points, points "
+            "FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS o (player, act, points)",
+            columns,
         )
+        cursor.execute(
+            "INSERT INTO leaderboard_score AS s (player_id, total_score, revision, reached_at, earned_at, "
+            "day_points, week_points, month_points) "
+            "SELECT player_id, points, 1, created_at, created_at, points, points, points "
+            "FROM leaderboard_scoreentry WHERE source = ANY (%s) "
+            "ON CONFLICT (player_id) DO UPDATE SET total_score = excluded.total_score, revision = excluded.revision, "
+            "reached_at = excluded.reached_at, updated_at = now(), earned_at = excluded.earned_at, "
+            "day_points = excluded.day_points, week_points = excluded.week_points, month_points = excluded.month_points",
+            [columns[1]],
+        )
+
+
+def standings(scores: QuerySet[Score]) -> Iterator[board.Standing]:
+    """What the board is to show of many scores, in no order; read past the models, which took twice as long."""
+    columns = ["player_id", "revision", "total_score", "reached_at", "suspended", "hidden", "earned_at"]
+    columns += ["day_points", "week_points", "month_points", "player__username", "player__avatar_url"]
+    for row in scores.values_list(*columns).iterator():
+        player_id, revision, points, reached_at, suspended, hidden, earned_at, day, week, month, username, avatar_url = row
+        public = not suspended and not hidden
+        earned = (day, week, month)
+        yield board.Standing(player_id, revision, points, reached_at, public, username, avatar_url, earned_at, earned)
 
 
 def standing(score: Score) -> board.Standing:

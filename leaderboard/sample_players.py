@@ -3,9 +3,10 @@
 import random
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from django.contrib.auth.hashers import make_password
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 
 from leaderboard import ledger
 from leaderboard.models import ModerationAct, Player
@@ -91,16 +92,27 @@ def seed(count: int, *, prefix: str = "seed") -> Iterator[int]:
             for i in range(min(size, count - start))
         ]
         with transaction.atomic():
-            Player.objects.bulk_create(
-                [Player(id=player, username=name, name_skeleton=skeleton(name), password="!") for player, _, name, _ in rows]
-            )
-            ModerationAct.objects.bulk_create(
-                [
-                    ModerationAct(id=act, verb="adjust", player_id=player, moderator=clerk, reason="seeded sample score")
-                    for player, act, _, _ in rows
-                ]
-            )
+            # Accounts first (foreign keys are checked at the end): the trigger that gives each player a score then finds it.
             ledger.open_accounts([(player, act, points) for player, act, _, points in rows])
+            players, acts, usernames, _points = map(list, zip(*rows, strict=True))
+            skeletons = [skeleton(name) for name in usernames]
+            _insert_many(Player(password="!"), id=players, username=usernames, name_skeleton=skeletons)
+            _insert_many(ModerationAct(verb="adjust", moderator=clerk, reason="seeded sample score"), id=acts, player_id=players)
         yield start + len(rows)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE leaderboard_player, leaderboard_score, leaderboard_scoreentry")
+
+
+def _insert_many(like: models.Model, **varying: list[Any]) -> None:
+    """Rows that differ in some columns only, in one statement: `bulk_create` takes ten times the CPU for as many objects."""
+    fields = {str(field.column): field for field in like._meta.concrete_fields if not field.has_db_default()}
+    fixed = [name for name in fields if name not in varying]
+    values = [fields[name].get_db_prep_save(fields[name].pre_save(like, True), connection) for name in fixed]
+    types = {name: str(field.db_type(connection)) for name, field in fields.items()}
+    sql = (
+        f"INSERT INTO {like._meta.db_table} ({', '.join((*varying, *fixed))}) "  # noqa: S608 (names from the model)
+        f"SELECT many.*, {', '.join(f'%s::{types[name]}' for name in fixed)} "
+        f"FROM unnest({', '.join(f'%s::{types[name]}[]' for name in varying)}) AS many"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*values, *varying.values()])
