@@ -234,12 +234,12 @@ class ApiView(APIView):
             return response
         # Who asks, and the body, are read without DRF's detours; and it takes a body of no length for {}.
         self.request = Request(request)
-        self.caller: Caller | None = self._who(request)
+        self.caller: Caller | None = self._caller(request)
         if self.caller is None and self.needs_player:
             raise errors.Unauthorized
         return await handler(self.request, *args, **kwargs)
 
-    def _who(self, request: Any) -> Any:
+    def _caller(self, request: Any) -> Any:
         for authenticator in self.get_authenticators():
             found = authenticator.authenticate(request)
             if found is not None:
