@@ -4,14 +4,14 @@ import os
 import subprocess
 import sys
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.db.utils import OperationalError
 from django.utils import timezone
 
-from leaderboard import history, ledger
+from leaderboard import closing, history, ledger
 from leaderboard.models import ModerationAct, ScoreEntry
 from scoreboard_project import env
 from tests.conftest import ROOT, Api, make_player
@@ -163,3 +163,69 @@ def test_a_board_without_its_lines_is_still_a_board(alice, monkeypatch):
 
     monkeypatch.setattr(history, "_earned", away)
     assert history.last_hour([alice.pk]) == {alice.pk: []}
+
+
+# --- Days, weeks and months -------------------------------------------------------------------------------------------
+
+
+def tabs(page: Page) -> dict[str, str | None]:
+    """Label → address of the period tabs, the chosen one marked with a star."""
+    labels = {}
+    for text, inside in page.shown:
+        link = next((attrs for tag, attrs in inside if tag == "a"), None)
+        if link and any(attrs.get("class") == "tabs" for _, attrs in inside) and "rel" not in link:
+            labels[text + "*" * ("aria-current" in link)] = link["href"]
+    return labels
+
+
+@sync_to_async
+def earned_last_month(player) -> datetime:
+    moment = timezone.now().replace(day=1, hour=12) - timedelta(days=3)
+    ScoreEntry.objects.create(player=player, points=70, score_after=70, source=uuid.uuid4(), created_at=moment)
+    closing.close_past()
+    return moment
+
+
+async def test_periods_are_links_that_need_no_script(api, browser, alice, bob, no_limits):
+    then = await earned_last_month(bob)
+    await api.earn(alice)
+    page = await browser.get("/")
+    assert tabs(page) == {"Today": "?period=day", "Week": "?period=week", "Month": "?period=month", "All time*": "/"}
+    page = await browser.get("/?period=month")
+    assert tabs(page)["Month*"] == "?period=month"
+    assert rows_of(page) == [("1", "alice", "100")]
+    assert "Resets" in page.text
+    before = f"?period=month&at={then:%Y-%m-01}"
+    assert before in page.links()
+    page = await browser.get("/" + before)
+    assert rows_of(page) == [("1", "bob", "70")]
+    assert f"{then:%B %Y}" in page.text and "Final standings" in page.text
+    assert "Last update" not in page.text and "Pause" not in page.text, "what is over needs neither"
+    assert "?period=month" in page.links(), "the way on leads to the month that runs"
+    assert not [link for link in page.links() if link and f"at={then.year - 1}" in link]
+    is_safe(page.answer)
+
+
+async def test_a_period_that_cannot_be_is_not_found(browser):
+    for query in (
+        "period=year",
+        "period=day&at=2999-01-01",
+        "period=day&at=yesterday",
+        "at=2026-06-01",
+        "period=day&period=week",
+    ):
+        assert (await browser.get(f"/?{query}")).answer.status_code == 404, query
+    assert (await browser.get("/?period=day&at=2020-02-29")).answer.status_code == 200
+    assert (await browser.get("/embed/?period=year")).answer.status_code == 200  # who sees it cannot mend the address
+
+
+async def test_your_own_line_is_complete_without_javascript(api, browser, alice, bob, no_limits):
+    await browser.sign_in(alice)
+    await api.earn(alice)
+    for _ in range(2):
+        await api.earn(bob)
+    page = await browser.get("/?period=week")
+    assert page.within(data_part="me-rank") == ["#2"]
+    assert page.within(data_part="me-score") == ["100"]
+    assert page.within(data_part="me-next") == ["101 to #1"]
+    assert page.within(data_part="near-name") == ["bob", "alice"]

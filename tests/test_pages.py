@@ -163,7 +163,7 @@ async def test_who_is_signed_in_sees_their_own_place(api, browser, alice, no_lim
     assert "Join in" in (await browser.get("/")).text
     await browser.sign_in(alice)
     page = await browser.get("/")
-    assert "You are not on the board." in page.text and "Join in" not in page.text
+    assert "You are not on this board." in page.text and "Join in" not in page.text
     await api.earn(alice, "task_finish")
     page = await browser.get("/")
     assert page.within(data_part="me-rank") == ["#1"] and page.within(data_part="me-score") == ["50"]
@@ -180,7 +180,7 @@ async def test_a_player_off_the_board_is_not_told_a_rank(api, browser, alice, mo
     await sync_to_async(moderation.hide)(player_id=alice.pk, moderator=moderator, reason="x")
     await browser.sign_in(alice)
     page = await browser.get("/")
-    assert "You are not on the board." in page.text and page.within(data_part="me-rank") == []
+    assert "You are not on this board." in page.text and page.within(data_part="me-rank") == []
 
 
 async def test_simulated_players_are_called_so_and_only_those(browser, settings):

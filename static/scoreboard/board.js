@@ -26,6 +26,7 @@ const numbers = new Intl.NumberFormat(language, LIKE_THE_SERVER);
 const signedNumbers = new Intl.NumberFormat(language, { ...LIKE_THE_SERVER, signDisplay: 'always' });
 export const number = (value) => numbers.format(value);
 const clock = new Intl.DateTimeFormat(language, { timeStyle: 'medium' });
+const until = new Intl.RelativeTimeFormat(language);
 const ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'narrow' });
 
 export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
@@ -49,6 +50,7 @@ export const live = new LiveScoreboard({
 });
 
 let shown = [];
+let { end } = config; // of the period, null for the board of all time
 let feed = { state: 'connecting', retryAt: null, lagMs: null };
 
 /* The board */
@@ -63,14 +65,17 @@ function showBoard(entries, calm) {
 }
 
 function onLeaderboard({ detail }) {
+  if (detail.period !== config.period) return;
   const entries = detail.rows.slice(0, config.limit);
   const changed = fingerprint(entries) !== fingerprint(shown);
-  showBoard(entries, detail.source === 'initial');
+  const anotherPeriod = Boolean(detail.end) && detail.end !== end;
+  end = detail.end;
+  showBoard(entries, detail.source === 'initial' || anotherPeriod);
   if (changed && detail.timestamp) setUpdated(detail.timestamp);
   consider();
 }
 
-/* When it last changed */
+/* When it last changed, and when it begins anew */
 
 function setUpdated(timestamp) {
   part('updated').dateTime = timestamp;
@@ -79,12 +84,19 @@ function setUpdated(timestamp) {
   tellTime();
 }
 
+const UNITS = [['day', 86_400], ['hour', 3600], ['minute', 60], ['second', 1]];
+
+function tellReset() {
+  const seconds = Math.max(0, (new Date(end) - Date.now()) / 1000);
+  const [name, size] = UNITS.find(([, unit]) => seconds >= 2 * unit) ?? UNITS.at(-1);
+  if (end) write(part('resets'), fill(strings.resets, { when: until.format(Math.floor(seconds / size), name) }));
+}
+
 function tellTime() {
   const at = new Date(part('updated').dateTime);
   if (Number.isNaN(at.getTime())) return;
   const seconds = Math.max(0, Math.round((Date.now() - at) / 1000));
-  const unit = [['day', 86_400], ['hour', 3600], ['minute', 60], ['second', 1]].find(([, size]) => seconds >= size);
-  const [name, size] = unit ?? ['second', 1];
+  const [name, size] = UNITS.find(([, unit]) => seconds >= unit) ?? UNITS.at(-1);
   // A ticking "seconds ago" is an update too, and a reader who paused asked for none.
   const since = live.state === 'paused' ? '' : ` (${ago.format(-Math.floor(seconds / size), name)})`;
   write(part('updated'), clock.format(at) + since);
@@ -165,19 +177,25 @@ async function copySnippet({ currentTarget }) {
 
 function start() {
   showBoard(config.leaderboard, true);
+  if (navigator.clipboard && part('copy')) part('copy').hidden = false;
+  part('copy')?.addEventListener('click', copySnippet);
+  if (!config.over) goLive();
+}
+
+function goLive() {
   told = news();
+  tellReset();
   tellTime();
   part('refresh')?.setAttribute('hidden', '');
   part('pause').hidden = false;
   part('pause').addEventListener('click', togglePause);
   part('retry').addEventListener('click', () => live.retryNow());
-  if (navigator.clipboard && part('copy')) part('copy').hidden = false;
-  part('copy')?.addEventListener('click', copySnippet);
   live.addEventListener('leaderboard', onLeaderboard);
   live.addEventListener('state', showState);
   live.start();
   setInterval(() => {
     tellTime();
+    tellReset();
     explain();
   }, 1000);
 }

@@ -11,8 +11,9 @@
  * live.start();
  *
  * Events, each a CustomEvent:
- * - `leaderboard` {rows, changed, seq, timestamp, source, start, end}; `source` is 'initial', 'update' or 'poll', `seq` null for
- *   a poll; `start` and `end` of the period shown, where the address asks for one (`?period=week`)
+ * - `leaderboard` {rows, changed, seq, timestamp, source, period, start, end}; `source` is 'initial', 'update' or 'poll', `seq` null for
+ *   a poll; `period`, `start` and `end` are null on the board of all time (an address may ask for
+ *   another: `?period=week`)
  * - `personal` {newScore, rank, pointsAwarded, previousScore}; the last two are null where it came from a poll
  * - `state` {state, retryAt, lagMs}; `state` is one of 'connecting', 'live', 'stale', 'reconnecting', 'polling',
  *   'trouble' (the server answers, with an error), 'offline', 'paused'; `retryAt` is a time in ms or null, `lagMs` the last
@@ -211,7 +212,7 @@ export class LiveScoreboard extends EventTarget {
   }
 
   #onBoard({ data, timestamp }, source) {
-    const { leaderboard: rows, changedPositions: changed = [], seq, start = null, end = null } = data;
+    const { leaderboard: rows, changedPositions: changed = [], seq, period = null, start = null, end = null } = data;
     if (source === 'initial') {
       if (seq < this.#seq && !this.#restarted()) return;
     } else if (seq <= this.#seq) {
@@ -219,7 +220,7 @@ export class LiveScoreboard extends EventTarget {
     }
     this.#olderInitials = 0;
     this.#seq = seq;
-    this.#emit('leaderboard', { rows, changed, seq, timestamp, source, start, end });
+    this.#emit('leaderboard', { rows, changed, seq, timestamp, source, period, start, end });
   }
 
   /**
@@ -234,9 +235,9 @@ export class LiveScoreboard extends EventTarget {
   }
 
   #onPolled(data) {
-    const { leaderboard: rows, currentUser: me, lastUpdated: timestamp, start = null, end = null } = data;
+    const { leaderboard: rows, currentUser: me, lastUpdated: timestamp, period = null, start = null, end = null } = data;
     // Beside a live socket the answer may be older than the board shown, so only one's own rank is taken from it.
-    if (!this.#trusted) this.#emit('leaderboard', { rows, changed: [], seq: null, timestamp, source: 'poll', start, end });
+    if (!this.#trusted) this.#emit('leaderboard', { rows, changed: [], seq: null, timestamp, source: 'poll', period, start, end });
     if (me) this.#emit('personal', { newScore: me.score, rank: me.rank, pointsAwarded: null, previousScore: null });
   }
 

@@ -18,14 +18,12 @@ const percents = new Intl.NumberFormat(language, { style: 'percent', numberingSy
 
 let inTop = false;
 let timer = 0;
-let ranked = null;
 
 /* What is shown */
 
 function showStanding({ rank, score, toNext, percentile }) {
   const on = rank !== null && score !== null;
-  ranked = on ? rank : null;
-  yourRank(ranked);
+  yourRank(on ? rank : null);
   part('me-ranked').hidden = part('me-scored').hidden = part('me-next').hidden = !on;
   part('me-none').hidden = on;
   if (!on) return;
@@ -76,7 +74,7 @@ function fromTop(rows) {
 async function ask() {
   clearTimeout(timer);
   timer = setTimeout(ask, ASK_EVERY * (0.8 + Math.random() * 0.4));
-  if (inTop || document.hidden || live.state === 'paused' || !config.aroundPath) return;
+  if (inTop || document.hidden || live.state === 'paused') return;
   try {
     const answer = await fetch(config.aroundPath, { cache: 'no-store', signal: AbortSignal.timeout(ASK_WITHIN) });
     if (answer.status === 401) clearTimeout(timer); // signed out elsewhere
@@ -95,6 +93,7 @@ function askSoon() {
 }
 
 function onLeaderboard({ detail }) {
+  if (detail.period !== config.period) return;
   const was = inTop;
   inTop = fromTop(detail.rows);
   if (was && !inTop) askSoon();
@@ -108,7 +107,8 @@ function onPersonal({ detail }) {
 }
 
 inTop = fromTop(config.leaderboard);
+if (!inTop) showStanding({ ...config.me, toNext: config.me.pointsToNext });
 live.addEventListener('leaderboard', onLeaderboard);
 live.addEventListener('personal', onPersonal);
 document.addEventListener('visibilitychange', () => document.hidden || askSoon());
-if (!inTop) ask();
+timer = setTimeout(ask, ASK_EVERY);
