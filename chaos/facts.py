@@ -22,7 +22,7 @@ _ACTIONS = "SELECT action_id::text, player_id::text, points FROM actions_actionl
 _TOTALS = "SELECT player_id::text, total_score FROM leaderboard_score"
 _ORDER = (
     "SELECT player_id::text, total_score FROM leaderboard_score "
-    "WHERE total_score > 0 AND NOT suspended AND NOT hidden ORDER BY total_score DESC, reached_at, player_id"
+    "WHERE total_score > 0 AND NOT (suspended OR hidden OR opted_out) ORDER BY total_score DESC, reached_at, player_id"
 )
 _DOUBLED = {
     "ledger lines of action": "SELECT source::text, count(*) FROM leaderboard_scoreentry GROUP BY 1 HAVING count(*) > 1",

@@ -82,8 +82,8 @@ class ActsWithReason(ReadOnly):
 
 @admin.register(Score)
 class ScoreAdmin(ActsWithReason):
-    list_display = ["player", "total_score", "suspended", "hidden", "reached_at", "revision"]
-    list_filter = ["suspended", "hidden"]
+    list_display = ["player", "total_score", "suspended", "hidden", "opted_out", "reached_at", "revision"]
+    list_filter = ["suspended", "hidden", "opted_out"]
     search_fields = ["player__username", "player__email"]
     ordering = ["-total_score", "reached_at"]
     list_select_related = ["player"]

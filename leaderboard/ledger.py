@@ -15,7 +15,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest, Now
 
 from leaderboard import board, closing, live
-from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
+from leaderboard.models import MAX_SCORE, BestRank, ModerationAct, Player, Score, ScoreEntry
 from leaderboard.periods import KINDS, containing, start_in_sql
 from scoreboard_project import metrics
 from scoreboard_project.db import run_statement
@@ -64,9 +64,9 @@ moved AS (
     SET total_score = entry.score_after, revision = s.revision + 1, reached_at = entry.created_at, updated_at = now(),
         earned_at = entry.created_at, {in_periods}
     FROM entry WHERE s.player_id = entry.player_id
-    RETURNING s.player_id, s.revision, s.hidden, s.day_points, s.week_points, s.month_points
+    RETURNING s.player_id, s.revision, s.hidden OR s.opted_out AS unlisted, s.day_points, s.week_points, s.month_points
 )
-SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.hidden, m.day_points, m.week_points, m.month_points,
+SELECT j.i, j.player_id, j.username, j.avatar_url, m.revision, m.unlisted, m.day_points, m.week_points, m.month_points,
        CASE WHEN n.source IS NOT NULL THEN 'paid' ELSE coalesce(j.refusal, 'busy') END AS verdict,
        coalesce(n.points, j.used_points) AS points,
        coalesce(n.score_after, j.used_score) AS score_after,
@@ -171,6 +171,8 @@ def correct(*, act: ModerationAct, points: int, reverses: ScoreEntry | None = No
         in_periods["earned_at"] = stamp
     else:
         closing.take_back(reverses.player_id, points, counts_at)
+    if points < 0:  # a place that was reached with points that were not due is nothing to be proud of
+        BestRank.objects.filter(player_id=act.player_id).delete()
     change(score, gained=points, total_score=after, reached_at=stamp, **in_periods)
     return entry
 
@@ -256,7 +258,7 @@ def _standing(row: dict[str, Any]) -> board.Standing:
         row["revision"],
         row["score_after"],
         row["created_at"],
-        not row["hidden"],
+        not row["unlisted"],
         row["username"],
         row["avatar_url"],
         row["created_at"],

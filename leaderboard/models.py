@@ -13,7 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-from leaderboard import names
+from leaderboard import avatars, names
 
 # Exact in PostgreSQL's bigint, in a Redis score (a double) and in JavaScript's numbers alike.
 MAX_SCORE = 2**53 - 1
@@ -35,7 +35,7 @@ class Player(AbstractUser):
     )
     name_skeleton = models.CharField(max_length=4 * names.LONGEST, unique=True, editable=False)
     email = models.EmailField(_("email address"), unique=True, null=True, blank=True)  # type: ignore[assignment]
-    avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True)
+    avatar_url = models.URLField(_("avatar"), max_length=500, null=True, blank=True, validators=[avatars.validate])
     # Kept by a trigger (scoreboard_project.0002): nothing that Python writes here counts.
     access_epoch = models.PositiveIntegerField(
         default=0, db_default=0, editable=False, help_text=_("Rises when the password changes or the account is deactivated.")
@@ -83,6 +83,9 @@ class Score(models.Model):
     reached_at = models.DateTimeField(db_default=Now(), help_text=_("Of equal scores, the earlier one ranks first."))
     suspended = models.BooleanField(default=False, db_default=False, help_text=_("Earns nothing, shown nowhere."))
     hidden = models.BooleanField(default=False, db_default=False, help_text=_("Earns points, shown nowhere."))
+    opted_out = models.BooleanField(
+        default=False, db_default=False, help_text=_("The player's own wish to be shown nowhere; moderators decide on `hidden`.")
+    )
     updated_at = models.DateTimeField(db_default=Now(), db_index=True)
     earned_at = models.DateTimeField(null=True, help_text=_("The last award or adjustment; a reversal does not count."))
     day_points = models.BigIntegerField(default=0, db_default=0)
@@ -114,12 +117,23 @@ class Score(models.Model):
     @property
     def public(self) -> bool:
         """Whether public boards may show this player."""
-        return not self.suspended and not self.hidden
+        return not (self.suspended or self.hidden or self.opted_out)
 
     @property
     def listed(self) -> bool:
         """Whether the public board of all time shows it."""
         return self.total_score > 0 and self.public
+
+
+class BestRank(models.Model):
+    """The best place on the board of all time that a player was seen at; `best_ranks` looks once a minute."""
+
+    player = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="best_rank")
+    rank = models.PositiveIntegerField()
+    reached_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"#{self.rank}"
 
 
 class ModerationAct(models.Model):

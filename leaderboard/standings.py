@@ -24,16 +24,17 @@ WHERE e.reverses_id IS NULL AND e.created_at >= %(start)s AND e.created_at < %(e
 GROUP BY e.player_id
 """
 _ALL_TIME = """
-SELECT player_id, total_score AS points, reached_at, NOT suspended AND NOT hidden AS public FROM leaderboard_score
+SELECT player_id, total_score AS points, reached_at, NOT (suspended OR hidden OR opted_out) AS public FROM leaderboard_score
 WHERE revision > 0
 """
 # The condition on `updated_at` is there for its index.
 _RUNNING = """
-SELECT player_id, {kind}_points AS points, earned_at AS reached_at, NOT suspended AND NOT hidden AS public FROM leaderboard_score
+SELECT player_id, {kind}_points AS points, earned_at AS reached_at, NOT (suspended OR hidden OR opted_out) AS public
+FROM leaderboard_score
 WHERE earned_at >= %(start)s AND earned_at < %(end)s AND updated_at >= %(start)s::timestamptz - interval '1 hour'
 """
 _OVER = """
-SELECT l.player_id, l.points, l.reached_at, NOT s.suspended AND NOT s.hidden AS public
+SELECT l.player_id, l.points, l.reached_at, NOT (s.suspended OR s.hidden OR s.opted_out) AS public
 FROM ({sums}) l JOIN leaderboard_score s ON s.player_id = l.player_id
 """
 _CLOSED = "SELECT player_id, points, reached_at FROM leaderboard_pastscore WHERE period_id = %(period)s"

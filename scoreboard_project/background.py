@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from actions import alerts, watch
-from leaderboard import closing, healing, live
+from leaderboard import best_ranks, closing, healing, live
 from scoreboard_project import ended_access
 from scoreboard_project.db import in_thread
 
@@ -18,6 +18,7 @@ HEAL_SECONDS = 1.0
 WATCH_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 ALERT_SECONDS = 2.0
+RANK_SECONDS = 10.0  # how often it is asked whether a minute is over
 
 _alert_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")  # a receiver may be slow; requests are not to be
 _tasks: list[asyncio.Task] = []
@@ -39,6 +40,7 @@ def _start() -> None:
         asyncio.create_task(_every(WATCH_SECONDS, watch.sweep)),
         asyncio.create_task(_every(CLOSE_SECONDS, closing.close_past)),
         asyncio.create_task(_every(ALERT_SECONDS, alerts.deliver, _alert_thread)),
+        asyncio.create_task(_every(RANK_SECONDS, best_ranks.look)),
     ]
 
 

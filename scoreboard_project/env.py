@@ -65,6 +65,20 @@ def frame_ancestors(name: str, default: str) -> list[str]:
     return ["'self'" if word == "self" else word for word in given]
 
 
+def hosts(name: str) -> list[str]:
+    """Host names such as `cdn.example.com` and `*.example.com`; `*` is any."""
+    given = [word.lower() for word in words(name)]
+    for word in given:
+        if word != "*" and not re.fullmatch(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+", word):
+            raise ImproperlyConfigured(f"{name}: {word!r} is neither * nor a host like cdn.example.com or *.example.com.")
+    return given
+
+
+def image_sources(allowed: list[str]) -> list[str]:
+    """Those hosts as a Content-Security-Policy has them: https, on its usual port."""
+    return ["https:"] if "*" in allowed else [f"https://{host}" for host in allowed]
+
+
 def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
     raw = text(name, default)
     if raw not in choices:

@@ -1,5 +1,6 @@
 """What every page is told, the pages for what went wrong, and the API's schema and documentation."""
 
+import math
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -29,6 +30,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
     theme = request.COOKIES.get(THEME_COOKIE)
     return {
         "sample_data": settings.SAMPLE_DATA,
+        "sign_up_open": settings.SIGN_UP == "open",
         "theme": theme if theme in THEMES else "",
         "request_id": request.scope.get("request_id", "") if hasattr(request, "scope") else "",
     }
@@ -44,6 +46,14 @@ def error_page(status: int) -> Callable[..., HttpResponse]:
 
 
 bad_request, forbidden, not_found = error_page(400), error_page(403), error_page(404)
+
+
+def too_many(request: HttpRequest, wait: float) -> HttpResponse:
+    """The answer to a form that was sent too often. `wait`: seconds."""
+    seconds = math.ceil(wait)
+    answer = render(request, "429.html", {"seconds": seconds, "minutes": math.ceil(seconds / 60)}, status=429)
+    answer["Retry-After"] = str(seconds)
+    return answer
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

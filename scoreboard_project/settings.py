@@ -91,6 +91,8 @@ if len(JWT_SIGNING_KEY.encode()) < env.LEAST_SECRET_BYTES:
 ACTION_RATE_LIMIT = env.whole("ACTION_RATE_LIMIT", 10)
 SCORE_RATE_LIMIT = env.whole("SCORE_RATE_LIMIT", 10)
 SIGN_IN_FAILURE_LIMIT = env.whole("SIGN_IN_FAILURE_LIMIT", 5)
+SIGN_UP = env.one_of("SIGN_UP", "open" if EMBEDDED_POSTGRES else "closed", ("open", "closed"))
+SIGN_UP_LIMIT = env.whole("SIGN_UP_LIMIT", 10)
 UNREDEEMED_TOKEN_LIMIT = env.whole("UNREDEEMED_TOKEN_LIMIT", 20)
 SCORE_TOKEN_TTL_SECONDS = env.whole("SCORE_TOKEN_TTL_SECONDS", 60, least=1)
 LIVE_INTERVAL_MS = env.whole("LIVE_INTERVAL_MS", 100, least=1)
@@ -120,13 +122,14 @@ if HTTPS:
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 SECURE_REFERRER_POLICY = "same-origin"
+AVATAR_HOSTS = env.hosts("AVATAR_HOSTS")
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
         "script-src": [SELF],
         "style-src": [SELF],
-        "img-src": [SELF, "data:", "https:"],
+        "img-src": [SELF, "data:", *env.image_sources(AVATAR_HOSTS)],
         "font-src": [SELF],
         "connect-src": [SELF],
         "form-action": [SELF],
@@ -202,7 +205,7 @@ AUTHENTICATION_BACKENDS = ["scoreboard_project.sign_in.GatedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
-]
+] + [{"NAME": "scoreboard_project.sign_in.LongestPassword"}]
 CSRF_FAILURE_VIEW = "scoreboard_project.pages.forbidden"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "/"

@@ -23,6 +23,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from rest_framework.authentication import BaseAuthentication
 from rest_framework_simplejwt.exceptions import TokenError
@@ -174,7 +175,7 @@ class GatedBackend(ModelBackend):
         if not username or not password or len(password) > LONGEST_PASSWORD or "\x00" in username + password:
             return None
         wish = limits.Take(
-            "sign-in", f"{username.lower()}|{_address(request)}", settings.SIGN_IN_FAILURE_LIMIT, SIGN_IN_WINDOW_SECONDS
+            "sign-in", f"{username.lower()}|{caller(request)}", settings.SIGN_IN_FAILURE_LIMIT, SIGN_IN_WINDOW_SECONDS
         )
         wait = limits.take([wish])[0]
         if wait:
@@ -188,7 +189,30 @@ class GatedBackend(ModelBackend):
         return player
 
 
-def _address(request: Any) -> str:
+class LongestPassword:
+    """The gate refuses longer passwords unseen, so nobody may choose one."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        if len(password) > LONGEST_PASSWORD:
+            raise ValidationError(self.get_help_text(), code="password_too_long")
+
+    def get_help_text(self) -> str:
+        return _("Your password can’t have more than %(most)d characters.") % {"most": LONGEST_PASSWORD}
+
+
+def too_many_tries(wait: float) -> ValidationError:
+    """What a form says when the gate is closed for so many seconds."""
+    minutes = max(1, round(wait / 60))
+    text = ngettext(
+        "Too many failed tries. Try again in %(minutes)d minute.",
+        "Too many failed tries. Try again in %(minutes)d minutes.",
+        minutes,
+    )
+    return ValidationError(text % {"minutes": minutes}, code="limited")
+
+
+def caller(request: Any) -> str:
+    """The address that limits count by."""
     scope = getattr(request, "scope", None)
     return network(client_address(scope, settings.TRUSTED_PROXY_HOPS)) if scope else "local"
 
@@ -205,13 +229,7 @@ class SignInForm(AuthenticationForm):
             wait = getattr(self.request, "sign_in_wait", None)
             if wait is None:
                 raise
-            minutes = max(1, round(wait / 60))
-            text = ngettext(
-                "Too many failed tries. Try again in %(minutes)d minute.",
-                "Too many failed tries. Try again in %(minutes)d minutes.",
-                minutes,
-            )
-            raise ValidationError(text % {"minutes": minutes}, code="limited") from None
+            raise too_many_tries(wait) from None
 
 
 class StaffSignInForm(SignInForm, AdminAuthenticationForm):

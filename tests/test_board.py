@@ -117,19 +117,18 @@ def test_a_script_flush_or_a_restarted_server_is_survived(empty):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(
-        st.tuples(st.sampled_from([0, 1, 50, 100, MAX_SCORE]), st.integers(0, 3), st.booleans(), st.booleans()), max_size=14
-    )
+    rows=st.lists(st.tuples(st.sampled_from([0, 1, 50, 100, MAX_SCORE]), st.integers(0, 3), *[st.booleans()] * 3), max_size=14)
 )
 def test_redis_has_the_order_of_the_sql_index_ties_included(empty, rows):
     Player.objects.all().delete()
-    for number, (points, second, hidden, suspended) in enumerate(rows):
+    for number, (points, second, *switches) in enumerate(rows):
         player = make_player(f"player{number}")
+        fields = dict(zip(("hidden", "suspended", "opted_out"), switches, strict=True))
         Score.objects.filter(player=player).update(
-            total_score=points, revision=1, reached_at=NOON + timedelta(seconds=second), hidden=hidden, suspended=suspended
+            total_score=points, revision=1, reached_at=NOON + timedelta(seconds=second), **fields
         )
     healing.rebuild()
-    listed = Score.objects.filter(total_score__gt=0, hidden=False, suspended=False)
+    listed = Score.objects.filter(total_score__gt=0, hidden=False, suspended=False, opted_out=False)
     in_sql = list(listed.order_by("-total_score", "reached_at", "player_id").values_list("player_id", "total_score"))
     assert order() == in_sql
     placed = board.place(
