@@ -227,13 +227,12 @@ def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]]) -> None:
 
 def standings(scores: QuerySet[Score]) -> Iterator[board.Standing]:
     """What the board is to show of many scores, in no order; read past the models, which took twice as long."""
-    columns = ["player_id", "revision", "total_score", "reached_at", "suspended", "hidden", "earned_at"]
+    columns = ["player_id", "revision", "total_score", "reached_at", "suspended", "hidden", "opted_out", "earned_at"]
     columns += ["day_points", "week_points", "month_points", "player__username", "player__avatar_url"]
     for row in scores.values_list(*columns).iterator():
-        player_id, revision, points, reached_at, suspended, hidden, earned_at, day, week, month, username, avatar_url = row
-        public = not suspended and not hidden
-        earned = (day, week, month)
-        yield board.Standing(player_id, revision, points, reached_at, public, username, avatar_url, earned_at, earned)
+        player_id, revision, points, reached_at, suspended, hidden, opted_out, earned_at, *earned, username, avatar_url = row
+        public = not (suspended or hidden or opted_out)
+        yield board.Standing(player_id, revision, points, reached_at, public, username, avatar_url, earned_at, tuple(earned))
 
 
 def standing(score: Score) -> board.Standing:

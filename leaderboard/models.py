@@ -57,8 +57,6 @@ class Player(AbstractUser):
         # Forms leave out fields that nobody edits when they check what is unique.
         if Player.objects.filter(name_skeleton=self.name_skeleton).exclude(pk=self.pk).exists():
             raise ValidationError({"username": _("That name looks too much like another player's.")}, code="name_taken")
-        if self.avatar_url and not self.avatar_url.startswith("https://"):  # our pages would not show it
-            raise ValidationError({"avatar_url": _("An avatar's address begins with https://")}, code="avatar_not_https")
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self._settle()

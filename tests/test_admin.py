@@ -19,7 +19,7 @@ from django.utils import timezone
 from actions import server_keys
 from actions.models import ActionLog, ActionTally, ActionType, AlertDelivery, Flag, Question, QuizAttempt, ServerKey
 from leaderboard import board, ledger, moderation
-from leaderboard.models import MAX_SCORE, ModerationAct, Player, Score, ScoreEntry
+from leaderboard.models import MAX_SCORE, BestRank, ModerationAct, PastPeriod, PastScore, Player, Score, ScoreEntry
 from scoreboard_project import sign_in
 from scoreboard_project.errors import Unauthorized
 from scoreboard_project.models import SignIn
@@ -370,7 +370,8 @@ def account(player: Player, **changed: Any) -> dict[str, Any]:
     return {"username": player.username, "email": "", "avatar_url": "", "is_active": "on", **changed}
 
 
-def test_a_new_name_or_avatar_shows_on_the_board(desks, alice):
+def test_a_new_name_or_avatar_shows_on_the_board(desks, alice, settings):
+    settings.AVATAR_HOSTS = ["*"]
     award(alice, 100)
     desk = desks["superuser"]
     changed = account(alice, username="alicia", avatar_url="https://cdn.example/a.png")
@@ -383,7 +384,8 @@ def test_a_new_name_or_avatar_shows_on_the_board(desks, alice):
     assert board.top().rows[0]["avatarUrl"] is None and board.top().seq > seq
 
 
-def test_an_avatar_is_a_web_address_and_a_name_is_taken_once(desks, alice, bob):
+def test_an_avatar_is_a_web_address_and_a_name_is_taken_once(desks, alice, bob, settings):
+    settings.AVATAR_HOSTS = ["*"]
     desk = desks["superuser"]
     insecure = ("http://cdn.example/a.png", "ftp://cdn.example/a.png")
     for avatar in (*insecure, "javascript:alert(1)", "data:text/html,x", "not an address", "https://x/" + "a" * 500):
@@ -435,7 +437,8 @@ async def test_an_open_socket_sees_a_suspension_within_a_second(alice, bob, mode
 
 def test_every_model_of_ours_has_its_page():
     ours = {model for label in LABELS for model in apps.get_app_config(label).get_models()}
-    assert ours == set(OURS)
+    copies = {PastPeriod, PastScore, BestRank}  # of what the ledger says, for pages and boards
+    assert ours - copies == set(OURS)
 
 
 # --- The catalogue ----------------------------------------------------------------------------------------------------
