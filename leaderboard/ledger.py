@@ -109,12 +109,15 @@ class AlreadyReversed(Conflict):
 
 def award_statement(claims: str) -> str:
     """The one statement that pays a batch. `claims`: a SELECT of i, source, player_id, points, refusal."""
-    in_periods = ", ".join(
-        f"{kind}_points = entry.points + CASE WHEN s.earned_at >= {start_in_sql(kind, 'entry.created_at')} "
-        f"THEN s.{kind}_points ELSE 0 END"
+    return _AWARD.format(claims=claims, max_score=MAX_SCORE, in_periods=_added_in_periods("entry.points", "entry.created_at"))
+
+
+def _added_in_periods(points: str, stamp: str) -> str:
+    """SQL that adds points of that moment to what `s` has in its latest periods: it goes on in the same one, or begins anew."""
+    return ", ".join(
+        f"{kind}_points = {points} + CASE WHEN s.earned_at >= {start_in_sql(kind, stamp)} THEN s.{kind}_points ELSE 0 END"
         for kind in KINDS
     )
-    return _AWARD.format(claims=claims, max_score=MAX_SCORE, in_periods=in_periods)
 
 
 def award(statement: str, params: Mapping[str, Any], request_ids: Sequence[str]) -> dict[int, Line]:
@@ -200,27 +203,31 @@ def change(score: Score, *, gained: int = 0, **fields: Any) -> None:
     transaction.on_commit(show, robust=True)
 
 
-def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]]) -> None:
-    """First scores and ledger lines in bulk, for sample players: (player, act, points above 0). The board is not told.
+def open_accounts(opening: Sequence[tuple[uuid.UUID, uuid.UUID, int]], at: datetime | None = None) -> None:
+    """A ledger line each, in bulk, for sample players: (player, act, points above 0). The board is not told.
 
-    The players are new, or are made later in the same transaction; so are the acts.
+    The players are there, or are made later in the same transaction; so are the acts.
+
+    Args:
+        at: when the points are to have been earned, later than any line of these players; None: now.
     """
     columns = [list(column) for column in zip(*opening, strict=True)]
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO leaderboard_scoreentry (player_id, act_id, source, points, score_after) "
-            "SELECT player, act, act, points, points "
-            "FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS o (player, act, points)",
-            columns,
+            "INSERT INTO leaderboard_scoreentry (player_id, act_id, source, points, score_after, created_at) "
+            "SELECT o.player, o.act, o.act, o.points, coalesce(s.total_score, 0) + o.points, coalesce(%s, statement_timestamp()) "
+            "FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS o (player, act, points) "
+            "LEFT JOIN leaderboard_score s ON s.player_id = o.player",
+            [at, *columns],
         )
         cursor.execute(
             "INSERT INTO leaderboard_score AS s (player_id, total_score, revision, reached_at, earned_at, "
             "day_points, week_points, month_points) "
-            "SELECT player_id, points, 1, created_at, created_at, points, points, points "
+            "SELECT player_id, score_after, 1, created_at, created_at, points, points, points "
             "FROM leaderboard_scoreentry WHERE source = ANY (%s) "
-            "ON CONFLICT (player_id) DO UPDATE SET total_score = excluded.total_score, revision = excluded.revision, "
+            "ON CONFLICT (player_id) DO UPDATE SET total_score = excluded.total_score, revision = s.revision + 1, "
             "reached_at = excluded.reached_at, updated_at = now(), earned_at = excluded.earned_at, "
-            "day_points = excluded.day_points, week_points = excluded.week_points, month_points = excluded.month_points",
+            + _added_in_periods("excluded.day_points", "excluded.earned_at"),
             [columns[1]],
         )
 

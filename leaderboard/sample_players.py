@@ -61,6 +61,19 @@ def names(count: int) -> list[str]:
     return pairs[:count]
 
 
+DAYS_AGO = (80, 50, 35, 20, 9, 6, 3, 1, 0)  # when sample players have played
+
+
+def shares(total: int, *, seed: int) -> list[int]:
+    """That many points, spread over `DAYS_AGO`; little or nothing of it today, where there is to be room for what happens now."""
+    rng = random.Random(seed)
+    today = rng.choice([0, 0, 10, 50, 60])
+    weights = [rng.randint(0, 9) for _ in DAYS_AGO[:-1]]
+    points = [(total - today) * weight // (sum(weights) or 1) for weight in weights]
+    points[0] += total - today - sum(points)
+    return [*points, today]
+
+
 def make(usernames: list[str]) -> list[Player]:
     """These players, made where missing. They have no usable password."""
     unusable = make_password(None)

@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from leaderboard import board, closing, healing, ledger, moderation, periods, reading, standings
+from leaderboard import board, closing, healing, ledger, live, moderation, periods, reading, standings
 from leaderboard.models import PastPeriod, PastScore, Player, Score, ScoreEntry
 from leaderboard.periods import KINDS, Period
 from scoreboard_project.errors import Conflict
@@ -251,6 +251,17 @@ def test_who_is_hidden_or_suspended_is_on_no_board_of_any_time(clock, alice, bob
         agree(SATURDAY, [alice, bob])
 
 
+def test_an_act_is_news_for_the_boards_of_periods_though_the_top_10_of_all_time_stays(clock, alice, moderator, monkeypatch):
+    for number in range(10):
+        award(make_player(f"veteran{number}"), 1_000)
+    award(alice, 5)
+    news = []
+    monkeypatch.setattr(live, "announce", lambda **told: news.append(told))
+    award(alice, 5)
+    moderation.hide(player_id=alice.pk, moderator=moderator, reason=WHY)
+    assert [(told["changed"], len(told["gains"])) for told in news] == [(False, 1), (True, 0)]
+
+
 def test_a_new_name_is_on_every_board(clock, alice):
     award(alice, 1)
     Player.objects.filter(pk=alice.pk).update(username="alicia")
@@ -442,11 +453,15 @@ def test_another_first_day_of_the_week_takes_effect_with_a_rebuild(clock, alice,
     assert reading.top(1, periods.of_date("week", date(2031, 6, 1))).final
 
 
-def test_sample_players_are_on_the_boards_of_today(world):
+def test_sample_players_have_a_past(world):
     call_command("sample_players")
     call_command("rebuild_leaderboard")
     call_command("verify_ledger")
-    assert len(on_board("day")) == 40
+    assert 5 < len(on_board("day")) < 40
+    assert len(on_board("month", periods.now().date() - timedelta(days=35))) > 20
+    closing.close_past()
+    assert healing.disagreements() == []
+    assert sorted(score for _, score in shown(reading.top(100))) == [1_000 + 3 * number for number in range(40)]
 
 
 # --- All of it at once ------------------------------------------------------------------------------------------------
