@@ -51,7 +51,8 @@ def main() -> None:
     print(f"{seconds:.0f} s; medians of {Plan(options.quick).runs}; load average {load[0]:.1f} before, {load[1]:.1f} after.")
     write(options.json, report.as_json(rows, seconds, load))
     if options.markdown is not None:
-        write(options.markdown, f"{report.tables(rows, markdown=True)}\n\n{report.verdicts(rows, markdown=True)}\n")
+        known = options.markdown.read_text() if options.markdown.exists() else ""
+        write(options.markdown, report.spliced(known, report.as_page(rows, seconds, load)))
     sys.exit(1 if any(row.figures()["errors"] for row in rows) else 0)
 
 
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help=f"every run's figures (default {DEFAULT_JSON})"
     )
-    made.add_argument("--markdown", type=Path, metavar="FILE", help="the tables as docs/performance.md has them")
+    made.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, put between the marks of docs/performance.md")
     return made
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ UNITS = {
     "storm": "CPU seconds per 10,000 connections; p50–p99: until the first picture",
     "rebuild": "p50–p99: a redemption's answer meanwhile",
 }
+MARKS = ("<!-- results -->", "<!-- end of results -->")
 PER_10_000 = "CPU seconds per 10,000"
 
 
@@ -69,6 +71,23 @@ def verdicts(rows: Sequence[Row], *, markdown: bool = False) -> str:
         measured = "" if verdict.value is None else f"{verdict.value:.4g}"
         cells.append([verdict.bar.why, f"{sign} {verdict.bar.limit:g}", measured, verdict.word])
     return as_markdown(cells) if markdown else as_text(cells)
+
+
+def as_page(rows: Sequence[Row], seconds: float, load: list[float]) -> str:
+    """The results as docs/performance.md has them."""
+    told = machine()
+    about = (
+        f"{date.today():%B %Y}, {told['cpus']} × {told['cpu']}, Linux {told['kernel']}, Python {told['python']}; load average "
+        f"{load[0]:.1f} before and {load[1]:.1f} after; {seconds:.0f} s. Medians of {max(len(row.runs) for row in rows)} runs."
+    )
+    return f"{about}\n\n{verdicts(rows, markdown=True)}\n\n{tables(rows, markdown=True)}"
+
+
+def spliced(page: str, results: str) -> str:
+    """The page with `results` between its marks; the results alone where it has none."""
+    before, began, rest = page.partition(MARKS[0])
+    _old, ended, after = rest.partition(MARKS[1])
+    return f"{before}{began}\n\n{results}\n\n{ended}{after}" if began and ended else f"{results}\n"
 
 
 def cell(value: float | None, form: str) -> str:

@@ -2,11 +2,16 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 
 from leaderboard import board, standings
 from leaderboard.periods import Period
 from scoreboard_project import metrics
+from scoreboard_project.db import off_loop
+from scoreboard_project.group_commit import Again, GroupCommit
 from scoreboard_project.redis_client import Down
+
+_Standing = tuple[int | None, int | None]
 
 
 def top(limit: int, period: Period | None = None) -> board.Top:
@@ -32,6 +37,24 @@ def standing(player_id: uuid.UUID, period: Period | None = None) -> tuple[int | 
             metrics.board_fallbacks.labels(reason=type(exc).__name__).inc()
     place = standings.Board(period).place(player_id)
     return place.rank, place.points
+
+
+async def standing_in_company(player_id: uuid.UUID) -> tuple[int | None, int | None]:
+    """`standing` of all time, for many who ask at once: they share one hop to a thread and one call of Redis."""
+    try:
+        return await _standings.submit(player_id)
+    except (Down, board.Cold):
+        return await off_loop(standing, player_id)  # PostgreSQL's, in several threads
+
+
+def _standings_batch(player_ids: Sequence[uuid.UUID]) -> Sequence[_Standing | Exception | Again]:
+    try:
+        return board.standings(player_ids)
+    except (Down, board.Cold) as exc:
+        return [exc] * len(player_ids)
+
+
+_standings: GroupCommit[uuid.UUID, _Standing] = GroupCommit("standings", _standings_batch)
 
 
 def around(player_id: uuid.UUID, span: int, period: Period | None = None) -> board.Around:

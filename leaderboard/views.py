@@ -143,9 +143,14 @@ class LeaderboardView(ApiView):
         limit, asked = queries.number(query, "limit", most=MOST_ROWS, default=board.TOP), queries.board(query)
         body = await _rows(limit, asked)
         if self.caller is not None:
-            rank, score = await off_loop(reading.standing, self.caller.player_id, asked.period)
+            rank, score = await self._standing(self.caller.player_id, asked.period)
             body += b',"currentUser":' + encoded({"rank": rank, "score": score})
         return json_response(b'{"success":true,"data":%b}}' % body)
+
+    async def _standing(self, player_id: uuid.UUID, period: periods.Period | None) -> tuple[int | None, int | None]:
+        if period is None:
+            return await reading.standing_in_company(player_id)
+        return await off_loop(reading.standing, player_id, period)
 
 
 class AroundMeView(ApiView):

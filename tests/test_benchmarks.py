@@ -139,6 +139,15 @@ def test_tables_show_only_columns_that_a_scenario_has():
     assert "| read | 5 |" in report.tables(rows, markdown=True)
 
 
+def test_results_take_the_place_of_the_last_ones_and_of_nothing_else():
+    page = f"# Title\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nmore\n"
+    once = report.spliced(page, "new")
+    assert "old" not in once and once.startswith("# Title\n") and once.endswith("\nmore\n")
+    assert report.spliced(once, "new") == once
+    assert report.spliced("", "new") == "new\n"
+    assert all(mark in (ROOT / "docs" / "performance.md").read_text() for mark in report.MARKS)
+
+
 @pytest.mark.timeout(120)
 def test_a_quick_look_at_the_whole_way(tmp_path):
     """Real engines, a real server, real clients; the figures mean nothing, but everything must have been answered and seen."""

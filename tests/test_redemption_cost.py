@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from django.db import connection
 
+from leaderboard import board
 from scoreboard_project import background, db
 from scoreboard_project.redis_client import client
 
@@ -79,3 +80,29 @@ async def test_the_statement_is_planned_once(api, alice, no_limits):
 
     redemption._redemptions.in_thread(look)
     assert prepared[0][0] >= 8
+
+
+async def test_signed_in_readers_at_once_share_round_trips(api, alice, bob, no_limits):
+    await api.earn(alice)
+    await api.call("GET", "/scores/leaderboard", who=alice)  # the rows are fresh, the script is loaded
+    await background.stop()
+    asked = []
+    standings = board.standings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "standings", lambda ids, *args: asked.append(len(ids)) or standings(ids, *args))
+        answers = await asyncio.gather(*(api.call("GET", "/scores/leaderboard", who=(alice, bob)[n % 2]) for n in range(40)))
+    told = [answer.json()["data"]["currentUser"] for answer in answers]
+    assert [where["rank"] for where in told] == [1, None] * 20  # each their own
+    assert sum(asked) == 40
+    assert len(asked) < 20
+
+
+async def test_a_signed_in_reader_is_answered_from_postgresql_while_the_board_is_cold(api, alice, bob):
+    await api.earn(alice)
+    await api.earn(bob)
+    await api.call("GET", "/scores/leaderboard", who=alice)
+    await background.stop()  # nobody heals it
+    client().delete(*board.KEYS)
+    for who, rank in ((alice, 1), (bob, 2)):
+        answer = await api.call("GET", "/scores/leaderboard", who=who)
+        assert answer.json()["data"]["currentUser"]["rank"] == rank
