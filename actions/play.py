@@ -1,5 +1,6 @@
 """`/play/`: complete an action and redeem its token, through the public API with JavaScript, as plain forms without."""
 
+import re
 import uuid
 from typing import Any
 
@@ -24,6 +25,8 @@ from scoreboard_project import request_id, sign_in
 from scoreboard_project.api import refused, success
 from scoreboard_project.errors import Refusal, Unauthorized
 from scoreboard_project.request_id import client_address
+
+_FEW_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 @method_decorator([login_required, never_cache], name="dispatch")
@@ -74,11 +77,12 @@ async def _play(request: HttpRequest, slug: str) -> Redemption:
 
 
 def _evidence(request: HttpRequest) -> dict[str, Any]:
+    """What the quiz's form sends, in the words of the API; what is no number as a browser would send it is left out."""
     if "attemptId" not in request.POST:
         return {}
-    chosen = {name.removeprefix("answer-"): place for name, place in request.POST.items() if name.startswith("answer-")}
-    answers = {id_: int(place) for id_, place in chosen.items() if isinstance(place, str) and place.isascii() and place.isdigit()}
-    return {"attemptId": request.POST["attemptId"], "answers": answers}
+    chosen = {name.removeprefix("answer-"): str(place) for name, place in request.POST.items() if name.startswith("answer-")}
+    answers = {id_: int(place) for id_, place in chosen.items() if _FEW_DIGITS.fullmatch(id_) and _FEW_DIGITS.fullmatch(place)}
+    return {"attemptId": request.POST["attemptId"][:64].replace("\x00", ""), "answers": answers}
 
 
 def _player_id(request: HttpRequest) -> uuid.UUID:

@@ -18,7 +18,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
-from scoreboard_project.api import OneParser
+from scoreboard_project.api import OneParser, failure
 from scoreboard_project.db import is_outage
 from scoreboard_project.sign_in import SignInForm
 
@@ -45,7 +45,14 @@ def error_page(status: int) -> Callable[..., HttpResponse]:
     return page
 
 
-bad_request, forbidden, not_found = error_page(400), error_page(403), error_page(404)
+forbidden, not_found = error_page(403), error_page(404)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Mostly an unknown host. The schema is data, although it takes the pages' way."""
+    if request.path == "/api/v1/schema":
+        return failure(400, "INVALID_HOST", "This host name is not served here.")
+    return error_page(400)(request)
 
 
 def too_many(request: HttpRequest, wait: float) -> HttpResponse:
