@@ -27,7 +27,7 @@ async def _http(scope: dict, receive: Callable, send: Callable) -> None:
     if (path.startswith(_API) and path not in _API_PAGES) or path in PROBES:
         await api_handler(scope, receive, send)
     else:
-        await _pages({**scope, "root_path": ""}, receive, send)
+        await _pages({**scope, "root_path": "", "server": None}, receive, send)
 
 
 class _Nowhere(AsyncWebsocketConsumer):

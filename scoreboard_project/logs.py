@@ -52,6 +52,8 @@ def configure(*, level: str, form: str) -> None:
                 # uvicorn writes each socket's whole query string at INFO, `?token=` included.
                 "uvicorn.error": {"level": "WARNING"},
                 "django.request": {"level": "ERROR"},
+                # Anybody can send any Host, and each would be an error with its trace.
+                "django.security.DisallowedHost": {"level": "CRITICAL"},
                 "django.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
                 "asyncio": {"level": "WARNING"},

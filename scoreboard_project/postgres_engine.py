@@ -44,6 +44,8 @@ def engine(data_dir: Path, user: pwd.struct_passwd | None, say: Callable[[str], 
     settings |= {"port": "5432", "max_connections": "100", "shared_buffers": "128MB"}
     settings |= {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     settings |= {"timezone": "UTC", "log_timezone": "UTC", "log_line_prefix": "%m [%p] %a "}
+    # Django writes values into its statements, session keys and password hashes too: an error's statement stays out of the log.
+    settings |= {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
     return Engine(
         name="PostgreSQL",
         command=[str(binaries / "postgres"), "-D", str(cluster), *(f"--{key}={settings[key]}" for key in settings)],

@@ -91,6 +91,12 @@ def allow_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """uvicorn's INFO lines carry each socket's whole query string, tokens included, whatever the log level; and a frame that is
+    no UTF-8, which anybody can send, is an error with its trace to it."""
+    return record.levelno >= logging.WARNING and not record.getMessage().startswith("Invalid UTF-8")
+
+
 def stop_with_parent(parent_fd: int) -> None:
     os.read(parent_fd, 1)  # nobody writes: it returns when the last writer, the parent, is gone
     os.kill(os.getpid(), signal.SIGTERM)
@@ -125,8 +131,7 @@ def serve(options: argparse.Namespace) -> None:
         config.load()
     except ImproperlyConfigured as problem:
         sys.exit(str(problem))
-    # Its INFO lines carry each socket's whole query string, tokens included, whatever the log level.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)
     from scoreboard_project import probes  # only now: it may need Django's settings
 
     allow_descriptors()

@@ -289,6 +289,17 @@ async def test_a_quiz_is_played_without_javascript(browser, alice):
     assert "already" in text and not good
 
 
+@pytest.mark.parametrize(
+    "odd", [{"attemptId": "\x00"}, {"answer-\x00": "1"}, {"answer-1": "9" * 5_000}, {"answer-1": "٣"}], ids=str
+)
+async def test_answers_that_no_form_of_ours_sends_are_left_out(browser, alice, odd):
+    await browser.sign_in(alice)
+    answer = await browser.submit("/play/", {"actionType": "level_up", "attemptId": "x", **odd})
+    assert outcome(answer) == ("+100 You are now number 1 with 100 points.", True)
+    text, good = outcome(await browser.submit("/play/", {"actionType": "quiz_complete", "attemptId": "x", **odd}))
+    assert "attemptId" in text and not good
+
+
 async def test_what_only_a_game_server_may_complete_is_not_offered(browser, alice):
     await ActionType.objects.acreate(slug="match_won", label="Match", points=250, verification="trusted")
     await browser.sign_in(alice)
