@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -75,6 +76,30 @@ EMPTYING_GUARDS = [
 @pytest.fixture(scope="session", autouse=True)
 def _static_files() -> None:
     call_command("collectstatic", interactive=False, verbosity=0)
+
+
+SECRET = re.compile(r"eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|sbk_[\w-]{20,}|whsec_[\w+/]{20,}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After all tests: this process's log, those of all servers and of the engines, searched for tokens, keys and passwords."""
+    folder = tmp_path_factory.getbasetemp()
+    root = logging.getLogger()
+    ours = logging.FileHandler(folder / "this-process.log")
+    ours.setFormatter(next(handler.formatter for handler in root.handlers if handler.get_name() == "stderr"))
+    root.addHandler(ours)
+    yield
+    root.removeHandler(ours)
+    ours.close()
+    settings = (django_settings.SECRET_KEY, django_settings.JWT_SIGNING_KEY, *django_settings.SCORE_TOKEN_KEYS.values())
+    logs = [*folder.rglob("*.log"), *django_settings.DATA_DIR.rglob("*.log")]
+    found = []
+    for log in logs:
+        text = log.read_text(errors="replace")
+        leaked = [*SECRET.findall(text), *(secret for secret in (PASSWORD, *settings) if secret in text)]
+        found += [f"{log}: {len(leaked)}, the first begins with {leaked[0][:12]}"] if leaked else []
+    assert not found, found
 
 
 @pytest.fixture
