@@ -68,7 +68,7 @@ def around(player_id: uuid.UUID, span: int, period: Period | None = None) -> boa
     place = in_sql.place(player_id)
     rows = []
     if place.rank is not None:
-        skip = max(0, place.rank - 1 - span)
-        seats = in_sql.head(place.rank + span - skip, skip=skip)
-        rows = [board.row(rank, *seat) for rank, seat in enumerate(seats, start=skip + 1)]
+        seats = in_sql.near(player_id, span)
+        above = next((number for number, seat in enumerate(seats) if seat.player_id == player_id), 0)
+        rows = [board.row(rank, *seat) for rank, seat in enumerate(seats, start=place.rank - above)]
     return board.Around(place.rank, place.points, place.players, rows, time.time_ns() // 1_000_000, in_sql.final)

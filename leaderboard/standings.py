@@ -6,6 +6,7 @@ A line of the ledger counts in the period in which it was written; a reversal co
 
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -44,6 +45,18 @@ _IN_ORDER = "ORDER BY b.points DESC, b.reached_at, b.player_id"
 _HEAD = f"""
 SELECT b.player_id, p.username, b.points, p.avatar_url
 FROM (SELECT b.* {_LISTED} {_IN_ORDER} LIMIT %(limit)s OFFSET %(skip)s) b JOIN leaderboard_player p ON p.id = b.player_id
+{_IN_ORDER}
+"""
+# Read along the index from where the player stands, in both directions: an OFFSET would read all who are ahead.
+_NEAR = f"""
+SELECT b.player_id, p.username, b.points, p.avatar_url FROM (
+    (SELECT b.* {_LISTED} AND b.points >= %(points)s
+     AND (b.points > %(points)s OR (b.reached_at, b.player_id) < (%(reached_at)s, %(player)s))
+     ORDER BY b.points, b.reached_at DESC, b.player_id DESC LIMIT %(span)s)
+    UNION ALL
+    (SELECT b.* {_LISTED} AND b.points <= %(points)s
+     AND (b.points < %(points)s OR (b.reached_at, b.player_id) >= (%(reached_at)s, %(player)s)) {_IN_ORDER} LIMIT %(span)s + 1)
+) b JOIN leaderboard_player p ON p.id = b.player_id
 {_IN_ORDER}
 """
 _AHEAD = f"""
@@ -109,10 +122,19 @@ class Board:
 
     def place(self, player_id: uuid.UUID) -> Place:
         """Rank and points of a player."""
-        points, reached_at, listed = next(self._run(_MINE, player=player_id), (None, None, False))
-        counted = {"points": points or 0, "reached_at": reached_at, "player": player_id}
-        players, ahead = next(self._run(_AHEAD, **counted))
+        points, reached_at, listed = self._mine(player_id)
+        players, ahead = next(self._run(_AHEAD, points=points or 0, reached_at=reached_at, player=player_id))
         return Place(ahead + 1 if listed else None, points, players)
+
+    def near(self, player_id: uuid.UUID, span: int) -> list[Seat]:
+        """The player's row with up to `span` on either side; none where the board does not show them."""
+        points, reached_at, listed = self._mine(player_id)
+        if not listed:
+            return []
+        return [Seat(*row) for row in self._run(_NEAR, points=points, reached_at=reached_at, player=player_id, span=span)]
+
+    def _mine(self, player_id: uuid.UUID) -> tuple[int | None, datetime | None, bool]:
+        return next(self._run(_MINE, player=player_id), (None, None, False))
 
     def _run(self, sql: str, **params: Any) -> Iterator[Any]:
         with connections[self._using].cursor() as cursor:
