@@ -201,6 +201,15 @@ async def test_a_board_that_cannot_be_read_is_tried_again(feed, monkeypatch):
     await asyncio.wait_for(waiting, 2)
 
 
+async def test_any_gain_stirs_the_periods_that_are_watched_and_only_a_changed_top_the_board_of_all_time():
+    hub = live.Hub(asyncio.get_running_loop())
+    hub.join(Outbox(Wire().send), "week")
+    hub._hear({"changed": False, "gains": [["somebody", 5, 5, 11]]})
+    assert [kind for kind, feed in hub.feeds.items() if feed._stir.is_set()] == ["week"]
+    hub._hear({"changed": True, "gains": []})
+    assert [kind for kind, feed in hub.feeds.items() if feed._stir.is_set()] == ["all", "week"]
+
+
 async def test_who_turns_to_another_board_gets_no_picture_of_the_old_one_any_more():
     hub = live.Hub(asyncio.get_running_loop())
     wire = Wire()
