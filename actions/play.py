@@ -10,7 +10,6 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
-from django.utils.translation import gettext as _
 from django.views import View
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
@@ -21,6 +20,7 @@ from actions.kinds import KINDS
 from actions.models import ActionType
 from actions.redemption import Redemption, redeem
 from actions.verification import ActionNotAllowed
+from actions.wording import SAID, said
 from scoreboard_project import request_id, sign_in
 from scoreboard_project.api import refused, success
 from scoreboard_project.errors import Refusal, Unauthorized
@@ -42,7 +42,7 @@ class PlayPage(View):
         players_own = [kind.kind for kind in KINDS.values() if not kind.by_server]
         types = ActionType.objects.filter(enabled=True, verification__in=players_own)
         fields = ("slug", "label", "points", "description", "verification")
-        return render(request, "play.html", {"action_types": list(types.values(*fields)), "play": play, **more})
+        return render(request, "play.html", {"action_types": list(types.values(*fields)), "play": play, "said": SAID, **more})
 
     def post(self, request: HttpRequest) -> HttpResponse:
         slug = request.POST.get("actionType", "")[:64].replace("\x00", "")
@@ -52,9 +52,8 @@ class PlayPage(View):
                 return self.get(request, quiz={"slug": slug, "attemptId": attempt.id, "questions": quiz.asked(attempt)})
             done = async_to_sync(_play)(request, slug)
         except Refusal as refusal:
-            return self.get(request, result={"ok": False, "message": refusal.message})
-        message = _("%(points)d points added.") % {"points": done.points}
-        result = {"ok": True, "message": message, "pointsAwarded": done.points}
+            return self.get(request, result={"ok": False, "message": said(refusal)})
+        result = {"ok": True, "pointsAwarded": done.points}
         return self.get(request, result=result | {"newScore": done.new_score, "newRank": done.rank})
 
 

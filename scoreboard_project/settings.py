@@ -210,7 +210,11 @@ CSRF_FAILURE_VIEW = "scoreboard_project.pages.forbidden"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "/"
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", "English")]
+LANGUAGES = [("en", "English"), ("de", "Deutsch"), ("es", "Español"), ("ar", "العربية")]  # each in its own words
+LOCALE_PATHS = [BASE_DIR / "scoreboard_project" / "locale"]
+FORMAT_MODULE_PATH = "scoreboard_project.formats"  # numbers as the scripts write them, so that taking over changes nothing
+LANGUAGE_COOKIE_AGE = 31_536_000
+LANGUAGE_COOKIE_HTTPONLY, LANGUAGE_COOKIE_SECURE, LANGUAGE_COOKIE_SAMESITE = True, HTTPS, "Lax"
 TIME_ZONE = "UTC"
 USE_I18N = USE_TZ = True
 

@@ -3,13 +3,16 @@
 from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.csrf import csrf_exempt
+from django.views.i18n import set_language
 
 from leaderboard.consumers import LiveConsumer
 from scoreboard_project import pages, probes, sign_in_api
 from scoreboard_project.sign_in import StaffSignInForm
 
 admin.site.login_form = StaffSignInForm
-admin.site.site_header = admin.site.site_title = "Scoreboard"
+admin.site.site_header = admin.site.site_title = _("Scoreboard")
 
 urlpatterns = [
     path("", include("leaderboard.urls")),
@@ -22,6 +25,8 @@ urlpatterns = [
     path("healthz", probes.healthz),
     path("readyz", probes.readyz),
     path("metrics", probes.metrics),
+    # As with colours: another site could choose somebody's language, and nothing worse; so no page needs a cookie for the form.
+    path("language/", csrf_exempt(set_language), name="set_language"),
     path("theme/", pages.choose_theme, name="theme"),
     path("sign-in/", pages.SignInPage.as_view(), name="login"),
     path("sign-out/", LogoutView.as_view(), name="logout"),

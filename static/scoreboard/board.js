@@ -25,9 +25,9 @@ const LIKE_THE_SERVER = { numberingSystem: 'latn', useGrouping: 'always' };
 const numbers = new Intl.NumberFormat(language, LIKE_THE_SERVER);
 const signedNumbers = new Intl.NumberFormat(language, { ...LIKE_THE_SERVER, signDisplay: 'always' });
 export const number = (value) => numbers.format(value);
-const clock = new Intl.DateTimeFormat(language, { timeStyle: 'medium' });
-const until = new Intl.RelativeTimeFormat(language);
-const ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'narrow' });
+const clock = new Intl.DateTimeFormat(language, { timeStyle: 'medium', numberingSystem: 'latn' });
+const until = new Intl.RelativeTimeFormat(language, { numberingSystem: 'latn' });
+const ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'narrow', numberingSystem: 'latn' });
 
 export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
 

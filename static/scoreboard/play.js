@@ -23,6 +23,13 @@ const numbers = new Intl.NumberFormat(document.documentElement.lang || undefined
 const number = (value) => numbers.format(value);
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
 
+/** A refusal in the reader's language; the API itself speaks English. */
+function said({ code, details }) {
+  const text = strings[`said-${details?.reason}`] ?? strings[`said-${code}`] ?? '';
+  const values = Object.entries(details ?? {}).map(([key, value]) => [key, typeof value === 'number' ? number(value) : value]);
+  return fill(text, Object.fromEntries(values));
+}
+
 const api = new PlayerApi(config, page.querySelector('[name="csrfmiddlewaretoken"]')?.value ?? '');
 
 /* What just happened */
@@ -188,7 +195,7 @@ class Card {
     if (problem instanceof LostAnswer) this.#note(strings.noConnection, 'error');
     else if (first) this.#note(fill(strings.alreadySpent, { points: number(first.pointsAwarded) }), 'refused');
     else if (problem.status === 429 && problem.retryAfter) this.#wait(problem.retryAfter);
-    else this.#note(problem.message || strings.failed, 'error');
+    else this.#note(said(problem) || problem.message || strings.failed, 'error');
   }
 
   #wait(seconds) {

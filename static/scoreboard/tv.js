@@ -11,7 +11,7 @@ const RELOAD_HOUR = 4;
 
 const root = document.documentElement;
 const clock = document.querySelector('[data-part="clock"]');
-const time = new Intl.DateTimeFormat(root.lang || undefined, { timeStyle: 'short' });
+const time = new Intl.DateTimeFormat(root.lang || undefined, { timeStyle: 'short', numberingSystem: 'latn' });
 
 function tellTime() {
   const text = time.format(Date.now());

@@ -1,0 +1,2 @@
+MONTH_DAY_FORMAT = "M j"
+SHORT_DATE_FORMAT = "M j, Y"
