@@ -53,3 +53,18 @@ def test_screens_of_the_empty_board_and_the_other_pages(server, visit):
     visitor.sign_in(newcomer)
     visitor.open("/play/")
     take(visitor, "play", SIZES)
+
+
+def test_screens_of_players_and_accounts(server, visit):
+    players = league()
+    for language, name in (("en", ""), ("ar", "-ar")):
+        visitor = visit(server, locale=language)
+        visitor.open(f"/players/{players[0].username}/")
+        take(visitor, f"player{name}", SIZES)
+        visitor.open("/sign-up/")
+        take(visitor, f"sign-up{name}", SIZES)
+        visitor.sign_in(players[1])
+        for path, page in (("/account/", "account"), ("/account/password/", "password")):
+            visitor.open(path)
+            take(visitor, page + name, SIZES)
+        visitor.context.close()

@@ -60,6 +60,25 @@ def test_the_empty_board_and_the_other_pages(server, visit):
     assert {name: broken for name, broken in found.items() if broken} == {}
 
 
+def test_the_pages_of_players_and_accounts(server, visit):
+    """In English, and once more from right to left; a refused form, for what it says of each field."""
+    players = league()
+    found = {}
+    for language in ("en", "ar"):
+        visitor = visit(server, locale=language)
+        sizes = SIZES if language == "en" else {"320": SIZES["320"]}
+        for path in (f"/players/{players[0].username}/", "/sign-up/"):
+            found[language, path] = violations(visitor.open(path), **sizes)
+        visitor.page.locator("main button[type=submit]").evaluate("button => { button.form.noValidate = true; button.click() }")
+        visitor.page.locator(".error-text").first.wait_for()
+        found[language, "refused"] = violations(visitor.page, **sizes)
+        visitor.sign_in(players[1])
+        for path in ("/account/", "/account/password/", "/play/") if language == "en" else ("/account/", "/"):
+            found[language, path] = violations(visitor.open(path), **sizes)
+        visitor.context.close()
+    assert {where: broken for where, broken in found.items() if broken} == {}
+
+
 def test_the_check_itself_finds_what_is_wrong(server, visit):
     page = visit(server).open("/")
     page.evaluate("document.querySelector('h1').style.color = '#bbb'")

@@ -34,7 +34,7 @@ def page_of(player: Player, query: str = "") -> Page:
 def facts(page: Page) -> dict[str, str]:
     """{term: number} of the four cards."""
     terms = [text for text, inside in page.shown if inside[-1][0] == "dt"]
-    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", re.sub(r"\s+", " ", page.answer.text))
+    found = re.findall(r"<dt>(.*?)</dt><dd>(?:<bdi>)?(.*?)(?:</bdi>)?</dd>", re.sub(r"\s+", " ", page.answer.text))
     assert [term for term, _ in found] == terms
     return dict(found)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.utils.crypto import salted_hmac
+from django.utils.translation import gettext_noop
 
 from actions import server_keys
 from actions.models import ActionType, ServerKey
@@ -22,7 +23,7 @@ from leaderboard.management.commands.sample_players import COUNT
 from leaderboard.models import Player, Score
 from scoreboard_project import sign_in
 
-WINS = {"sample_win": ("Sample win", 100), "sample_draw": ("Sample draw", 50)}
+WINS = {"sample_win": (gettext_noop("Sample win"), 100), "sample_draw": (gettext_noop("Sample draw"), 50)}
 SECONDS_BETWEEN = 1.2  # 40 players at this pace stay below the 100 actions an hour that raise a flag
 
 
