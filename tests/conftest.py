@@ -260,6 +260,7 @@ def server_environment(data_dir: Path, **changed: str) -> dict[str, str]:
         "STATIC_ROOT": str(django_settings.STATIC_ROOT),
         "ACTION_RATE_LIMIT": "0",
         "SCORE_RATE_LIMIT": "0",
+        "SIGN_UP": "open",
         **changed,
     }
 

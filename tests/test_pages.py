@@ -318,10 +318,10 @@ async def test_a_refusal_is_told_on_the_page(browser, alice, moderator, settings
     assert text and not good  # once a day
     settings.ACTION_RATE_LIMIT = 1
     text, good = outcome(await browser.submit("/play/", {"actionType": "level_up"}))
-    assert "Too many requests" in text and not good
+    assert "Too quick. Wait a little" in text and not good
     settings.ACTION_RATE_LIMIT = 0
     await sync_to_async(moderation.suspend)(player_id=alice.pk, moderator=moderator, reason="x")
-    assert outcome(await browser.submit("/play/", {"actionType": "level_up"})) == ("This player is suspended.", False)
+    assert outcome(await browser.submit("/play/", {"actionType": "level_up"})) == ("Moderators have suspended this account: it earns no points.", False)
     assert (await Score.objects.aget(player=alice)).total_score == 10
 
 
