@@ -17,7 +17,7 @@ def flows(stage: Stage, plan: Plan) -> Iterator[Row]:
     with stage.serving() as server:
         stage.cast(PLAYERS)
         warm(stage, server, plan.operations(WARM))
-        for connections, total in ((1, 400), (16, 4_000), (64, 4_000), (128, 4_000)):
+        for connections, total in ((1, 400), (16, 3_000), (64, 4_000), (128, 4_000)):
             row = Row("complete + redeem", f"complete + redeem, {connections} at once")
             for _ in range(plan.runs):
                 row.runs.append(run(stage, server, "both", plan.operations(total), connections))
@@ -30,7 +30,7 @@ def redemptions(stage: Stage, plan: Plan) -> Iterator[Row]:
     with stage.serving() as server:
         stage.cast(PLAYERS)
         warm(stage, server, plan.operations(WARM))
-        for connections, total in ((1, 500), (32, 6_000), (64, 6_000), (128, 6_000)):
+        for connections, total in ((1, 500), (32, 5_000), (64, 5_000), (128, 5_000)):
             row = Row("redeem", f"redeem, {connections} at once")
             for _ in range(plan.runs):
                 issue(stage, server, plan.operations(total))
@@ -61,8 +61,8 @@ def two_processes(stage: Stage, plan: Plan) -> Iterator[Row]:
             redeem = Row("processes", f"redeem, 128 at once, WEB_PROCESSES={processes}")
             read = Row("processes", f"read, 128 at once, WEB_PROCESSES={processes}")
             for _ in range(plan.runs):
-                issue(stage, server, plan.operations(8_000))
-                redeem.runs.append(run(stage, server, "redeem", plan.operations(8_000), 128))
+                issue(stage, server, plan.operations(5_000))
+                redeem.runs.append(run(stage, server, "redeem", plan.operations(5_000), 128))
                 read.runs.append(run(stage, server, "read", plan.operations(16_000), 128))
             yield redeem
             yield read

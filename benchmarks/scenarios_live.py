@@ -32,7 +32,7 @@ def fan_out(stage: Stage, plan: Plan) -> Iterator[Row]:
                 for rate in plan.some(rates):
                     row = Row("fan-out", f"fan-out to {sockets}, {rate} redemptions/s")
                     for _ in range(plan.runs):
-                        row.runs.append(watched(stage, server, watchers, rate, plan.seconds(4.0)))
+                        row.runs.append(watched(stage, server, watchers, rate, plan.seconds(3.0)))
                     yield row
 
 
