@@ -216,8 +216,9 @@ def complete_batch(items: Sequence[Completion]) -> list[Issued | Exception | Aga
     results: list[Issued | Exception | Again] = [_limited(*waits[2 * i : 2 * i + 2]) for i in range(len(items))]
     admitted = [(place, item) for place, item in enumerate(items) if not any(waits[2 * place : 2 * place + 2])]
     if admitted:
-        for (place, item), row in zip(admitted, _recorded([item for _, item in admitted]), strict=True):
+        for _, item in admitted:  # before the statement: where it fails, each is tried again by itself, and not charged again
             item.admitted = item.charged = True
+        for (place, item), row in zip(admitted, _recorded([item for _, item in admitted]), strict=True):
             results[place] = _result(item, row)
         if settings.UNREDEEMED_TOKEN_LIMIT:
             limits.give_back([_hold(item) for place, item in admitted if isinstance(results[place], Exception)])

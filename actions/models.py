@@ -28,14 +28,17 @@ class ActionType(models.Model):
     verification = models.CharField(max_length=32, default="cooldown", db_default="cooldown")
     settings = models.JSONField(default=dict, db_default={}, blank=True)
     cooldown_seconds = models.PositiveIntegerField(default=0, help_text=_("Least time between two completions; 0: none."))
-    daily_cap = models.PositiveIntegerField(null=True, blank=True, help_text=_("Most completions in a UTC day; empty: no cap."))
+    daily_cap = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text=_("Most completions in a UTC day; empty: no cap.")
+    )
 
     class Meta:
         ordering = ["-points", "slug"]
         verbose_name = _("action type")
         verbose_name_plural = _("action types")
         constraints = [
-            models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_type_pays_1_to_10000")
+            models.CheckConstraint(condition=Q(points__gte=1, points__lte=MAX_POINTS), name="action_type_pays_1_to_10000"),
+            models.CheckConstraint(condition=Q(daily_cap=None) | Q(daily_cap__gte=1), name="daily_cap_is_none_or_at_least_1"),
         ]
 
     def __str__(self) -> str:
@@ -61,7 +64,10 @@ class ActionTally(models.Model):
 
 
 class ActionLog(models.Model):
-    """One accepted completion: the server's own record that a score token was issued, and for what. Never edited."""
+    """One accepted completion: the server's own record that a score token was issued, and for what.
+
+    Never deleted; a trigger lets nobody change what it is worth, whose it is, or make it live longer.
+    """
 
     action_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     token_id = models.UUIDField(unique=True, help_text=_("The `jti` of the one score token that was issued."))
@@ -136,6 +142,7 @@ class QuizAttempt(models.Model):
     expires_at = models.DateTimeField()
     answers = models.JSONField(null=True, help_text=_("The first that were sent: question id to the place of the choice."))
     answered_at = models.DateTimeField(null=True)
+    passed = models.BooleanField(null=True)
 
     class Meta:
         verbose_name = _("quiz attempt")
@@ -181,6 +188,7 @@ class Flag(models.Model):
         MANY_ACTIONS = "many_actions", _("over 100 completed actions within an hour")
         FAILED_REDEMPTIONS = "failed_redemptions", _("over 20 failed redemptions within 5 minutes")
         NEVER_ISSUED = "never_issued", _("a correctly signed token that was never issued")
+        LARGE_ADJUSTMENT = "large_adjustment", _("a member of staff added over 10,000 points at once")
 
     kind = models.CharField(max_length=32, choices=Kind.choices)
     subject = models.CharField(max_length=64, help_text=_("A player's id, or an address."))

@@ -9,27 +9,35 @@ from uuid import UUID
 from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
-from django.db.models.functions import Now
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now, Trunc
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from actions.models import ActionTally, ActionType, QuizAttempt
 from actions.verification import ActionNotAllowed, InvalidEvidence, Verification
-from leaderboard.models import Score
+from leaderboard.models import Player, Score
 from scoreboard_project import limits
 from scoreboard_project.errors import RateLimited, Unauthorized
 
 _random = random.SystemRandom()  # guessing the order of choices must not help
 
 
+KEPT_DAYS = 7  # of answered attempts; what was completed stays on record
+
+
 class QuizSettings(forms.Form):
-    """`least_seconds`: quicker than this nobody reads. `open_minutes`: how long an attempt may be answered."""
+    """`least_seconds`: quicker than this nobody reads. `open_minutes`: how long an attempt may be answered.
+    `pause_seconds`: after an attempt that was not passed. `attempts_a_day`: passed or not, of one player in a UTC day.
+    """
 
     questions = forms.IntegerField(min_value=1, max_value=50, initial=3)
     right_to_pass = forms.IntegerField(min_value=1, max_value=50, initial=3)
     least_seconds = forms.FloatField(min_value=0.5, max_value=3600, initial=3)
     open_minutes = forms.IntegerField(min_value=1, max_value=1440, initial=10)
+    pause_seconds = forms.IntegerField(min_value=0, max_value=86_400, initial=30)
+    attempts_a_day = forms.IntegerField(min_value=1, max_value=10_000, initial=30)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -48,14 +56,11 @@ class Quiz(Verification):
 
     def verify(self, action_type: ActionType, player_id: UUID, data: dict[str, Any]) -> str | None:
         attempt = _answered(action_type, player_id, data)
-        rules = _rules(action_type)
-        assert attempt.answered_at is not None and attempt.answers is not None
-        if attempt.answered_at - attempt.started_at < timedelta(seconds=rules["least_seconds"]):
-            raise _refused("too_fast", "Nobody reads that fast. Start again, and take your time.")
-        right = sum(attempt.answers[str(question["id"])] == question["right"] for question in attempt.questions)
-        if right < rules["right_to_pass"]:
-            message = f"{right} of {len(attempt.questions)} right; {rules['right_to_pass']} are needed. Start again."
-            raise _refused("not_passed", message, right=right, needed=rules["right_to_pass"])
+        if not attempt.passed:
+            # Nothing about which answers were wrong, nor how many: that would be an oracle.
+            pause = _rules(action_type)["pause_seconds"]
+            message = f"Not passed: too fast, or not enough right answers. You can start again in {pause} s."
+            raise _refused("not_passed", message, retryAfterSeconds=pause)
         return attempt.id.hex
 
 
@@ -73,16 +78,26 @@ def start(slug: str, player_id: UUID) -> QuizAttempt:
         raise ActionNotAllowed("There is no such action.", details={"reason": "unknown_action"})
     if action_type.verification != Quiz.kind:
         raise _refused("no_start", "This action needs no start: complete it.")
-    mine = QuizAttempt.objects.filter(player_id=player_id, action_type=action_type, answered_at=None)
-    mine.filter(expires_at__lte=Now()).delete()
-    attempt = mine.first()
-    if attempt is None:
-        try:
-            with transaction.atomic():
-                attempt = _new_attempt(action_type, player_id)
-        except IntegrityError:  # another call of this player was quicker
-            attempt = mine.get()
+    with transaction.atomic():
+        Player.objects.select_for_update(no_key=True).get(pk=player_id)  # one start of a player at a time
+        mine = QuizAttempt.objects.filter(player_id=player_id, action_type=action_type)
+        mine.filter(Q(answered_at=None, expires_at__lte=Now()) | Q(answered_at__lt=Now() - timedelta(days=KEPT_DAYS))).delete()
+        attempt = mine.filter(answered_at=None).first()
+        if attempt is None:
+            _check_pace(mine, _rules(action_type))
+            attempt = _new_attempt(action_type, player_id)
     return attempt
+
+
+def _check_pace(attempts: QuerySet[QuizAttempt], rules: dict[str, Any]) -> None:
+    """Who fails waits, and nobody tries without end: else guessing and learning by heart would be a living."""
+    if attempts.filter(answered_at__gte=Trunc(Now(), "day", tzinfo=UTC)).count() >= rules["attempts_a_day"]:
+        raise ActionNotAllowed("Not again today: no attempts are left.", details={"reason": "attempts_a_day"})
+    since = Now() - timedelta(seconds=rules["pause_seconds"])
+    failed = attempts.filter(passed=False, answered_at__gt=since).annotate(since=Now() - F("answered_at")).first()
+    if failed is not None:
+        seconds = max(1, math.ceil(rules["pause_seconds"] - failed.since.total_seconds()))
+        raise ActionNotAllowed(f"You can start again in {seconds} s.", details={"reason": "pause", "retryAfterSeconds": seconds})
 
 
 def _check_player(action_type: ActionType | None, player_id: UUID) -> None:
@@ -131,22 +146,31 @@ def _answered(action_type: ActionType, player_id: UUID, data: dict[str, Any]) ->
         if attempt.answered_at is None:
             if attempt.expires_at <= timezone.now():
                 raise _refused("attempt_expired", "This attempt is too old: start a new one.")
-            _check_shape(attempt, answers)
-            attempt.answers, attempt.answered_at = answers, Now()
-            attempt.save(update_fields=["answers", "answered_at"])
-            attempt.refresh_from_db()
+            _mark(attempt, _checked(attempt, answers), _rules(action_type))
         elif attempt.answers != answers:
             raise _refused("already_answered", "This attempt has been answered: start a new one.")
     return attempt
 
 
-def _check_shape(attempt: QuizAttempt, answers: Any) -> None:
+def _mark(attempt: QuizAttempt, answers: dict[str, int], rules: dict[str, Any]) -> None:
+    attempt.answers, attempt.answered_at = answers, Now()
+    attempt.save(update_fields=["answers", "answered_at"])
+    attempt.refresh_from_db()
+    assert attempt.answered_at is not None
+    read = attempt.answered_at - attempt.started_at >= timedelta(seconds=rules["least_seconds"])
+    right = sum(answers[str(question["id"])] == question["right"] for question in attempt.questions)
+    attempt.passed = read and right >= rules["right_to_pass"]
+    attempt.save(update_fields=["passed"])
+
+
+def _checked(attempt: QuizAttempt, answers: Any) -> dict[str, int]:
     wanted = {str(question["id"]): len(question["choices"]) for question in attempt.questions}
     if not isinstance(answers, dict) or answers.keys() != wanted.keys():
         raise _refused("answers", "actionData.answers must have one answer for each question id, and no others.")
     for question_id, place in answers.items():
         if type(place) is not int or not 0 <= place < wanted[question_id]:
             raise _refused("answers", "An answer is the place of a choice, counted from 0.")
+    return answers
 
 
 def _rules(action_type: ActionType) -> dict[str, Any]:

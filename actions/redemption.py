@@ -119,9 +119,10 @@ def redeem_batch(wishes: Sequence[_Wish]) -> list[Redemption | Exception | Again
     results: list[Redemption | Exception | Again] = [RateLimited(retry_after=math.ceil(wait)) for wait in waits]
     admitted = [(place, wish) for place, (wish, wait) in enumerate(zip(wishes, waits, strict=True)) if not wait]
     if admitted:
+        for _, wish in admitted:  # before the statement: where it fails, each is tried again by itself, and not charged again
+            wish.admitted = True
         lines = _paid([wish for _, wish in admitted])
         for i, (place, wish) in enumerate(admitted, start=1):
-            wish.admitted = True
             results[place] = _result(wish, lines[i])
     return results
 

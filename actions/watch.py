@@ -1,5 +1,6 @@
 """What looks wrong: a flag for staff with its evidence, a WARNING line and a counter. Nobody is blocked by it."""
 
+import time
 import uuid
 from typing import Any
 
@@ -10,6 +11,7 @@ from actions import alerts
 from actions.models import Flag
 from leaderboard.models import Player
 from scoreboard_project import limits, metrics
+from scoreboard_project.request_id import network
 
 log = structlog.get_logger(__name__)
 
@@ -17,7 +19,11 @@ POINTS_A_MINUTE = 1000
 ACTIONS_AN_HOUR = 100
 FAILURES_IN_5_MINUTES = 20
 
-_LOCK = 0x5C0EB0A2E  # any number, the same in every process
+ADJUSTED_POINTS = 10_000
+QUIET_SECONDS = 60.0  # after a flag was raised, for this process to leave its subject alone
+
+_quiet_until: dict[uuid.UUID | str, float] = {}  # monotonic time
+_LOCK = 0x5C0EB0A2F  # any number, the same in every process and nobody else's
 
 # Of those who were paid in the last 75 seconds and have no open flag yet: any minute that ends in the last 15 seconds (sweeps
 # are 5 seconds apart), not just the one that ends now. The sum over all 75 comes first, because it is cheap and clears nearly
@@ -52,6 +58,14 @@ CROSS JOIN LATERAL (
 WHERE hour.actions > %(threshold)s
 """
 
+_LARGE_ADJUSTMENTS = """
+SELECT entry.player_id, entry.points, entry.id, moderator.username FROM leaderboard_scoreentry entry
+JOIN leaderboard_moderationact act ON act.id = entry.act_id
+JOIN leaderboard_player moderator ON moderator.id = act.moderator_id
+WHERE entry.created_at > now() - interval '75 seconds' AND entry.points > %(threshold)s AND moderator.is_active
+  AND NOT EXISTS (SELECT 1 FROM actions_flag f WHERE f.kind = 'large_adjustment' AND f.evidence->>'line' = entry.id::text)
+"""
+
 
 def sweep() -> None:
     """Look over what was completed and paid in the last seconds; one server process at a time."""
@@ -65,14 +79,21 @@ def sweep() -> None:
         cursor.execute(_MANY_ACTIONS, {"threshold": ACTIONS_AN_HOUR})
         for player_id, actions in cursor.fetchall():
             _raise_flag(Flag.Kind.MANY_ACTIONS, player_id, {"actionsInAnHour": actions, "threshold": ACTIONS_AN_HOUR})
+        cursor.execute(_LARGE_ADJUSTMENTS, {"threshold": ADJUSTED_POINTS})
+        for player_id, points, line, moderator in cursor.fetchall():
+            _raise_flag(Flag.Kind.LARGE_ADJUSTMENT, player_id, {"points": points, "line": str(line), "moderator": moderator})
 
 
 def failed_redemption(player_id: uuid.UUID, address: str, code: str) -> None:
-    """Count a redemption that was refused, for its player and its address."""
+    """Count a redemption that was refused, for its player and its network. Who goes on after the flag costs one Redis call."""
     evidence = {"lastCode": code, "threshold": FAILURES_IN_5_MINUTES, "address": address}
-    for subject in (player_id, address):
-        wish = limits.Take("failed", str(subject), FAILURES_IN_5_MINUTES, 300)
-        if limits.take([wish])[0]:
+    subjects: tuple[uuid.UUID | str, ...] = (player_id, network(address))
+    waits = limits.take([limits.Take("failed", str(subject), FAILURES_IN_5_MINUTES, 300) for subject in subjects])
+    for subject, wait in zip(subjects, waits, strict=True):
+        if wait and _quiet_until.get(subject, 0) < time.monotonic():
+            if len(_quiet_until) > 10_000:
+                _quiet_until.clear()
+            _quiet_until[subject] = time.monotonic() + QUIET_SECONDS
             _raise_flag(Flag.Kind.FAILED_REDEMPTIONS, subject, evidence)
 
 

@@ -17,6 +17,13 @@ class NothingToDo(Conflict):
     message = "The player is already in that state."
 
 
+class OwnScore(Conflict):
+    """Staff play too; their scores are for others to judge."""
+
+    code = "OWN_SCORE"
+    message = "Nobody moderates their own score: ask another moderator."
+
+
 class ReasonMissing(Invalid):
     """Every act needs a reason."""
 
@@ -74,6 +81,8 @@ def _switch(
 def _act(verb: ModerationAct.Verb, player_id: uuid.UUID, moderator: Player, reason: str) -> ModerationAct:
     if not reason.strip():
         raise ReasonMissing
+    if moderator.pk == player_id:
+        raise OwnScore
     return ModerationAct.objects.create(verb=verb, player_id=player_id, moderator=moderator, reason=reason.strip())
 
 

@@ -8,6 +8,7 @@ import jwt
 import pytest
 from django.utils import timezone
 
+from actions import completion
 from actions.models import ActionLog, ActionTally, ActionType
 from leaderboard import moderation
 from leaderboard.models import ScoreEntry
@@ -156,3 +157,19 @@ async def test_a_batch_serves_each_of_its_callers_separately(api, alice, bob, ma
     for start in (0, 6, 12):
         assert sorted(answers[start : start + 4]) == [200, 200, 403, 403]
         assert answers[start + 4 : start + 6] == [403, 200]
+
+
+async def test_a_completion_that_postgresql_chokes_on_costs_its_neighbours_no_second_charge(
+    api, alice, bob, settings, monkeypatch
+):
+    settings.ACTION_RATE_LIMIT = 2
+    recorded = completion._recorded
+
+    def choking(items):
+        if any(item.action_type == "task_finish" for item in items):
+            raise ValueError("chokes")
+        return recorded(items)
+
+    monkeypatch.setattr(completion, "_recorded", choking)
+    answers = await asyncio.gather(*(api.complete(who, kind) for who, kind in [(alice, "task_finish"), (bob, "level_up")] * 2))
+    assert [answer.status_code for answer in answers] == [500, 200, 500, 200]

@@ -99,6 +99,11 @@ def test_an_act_without_a_reason_or_of_an_unknown_verb_is_refused(alice, moderat
         values = {"verb": "suspend", "player": alice, "moderator": moderator, "reason": WHY, **fields}
         with pytest.raises(IntegrityError, match=constraint), transaction.atomic():
             ModerationAct.objects.create(**values)
+    for own in (moderation.suspend, moderation.reinstate, moderation.hide, moderation.show):
+        with pytest.raises((moderation.OwnScore, moderation.NothingToDo)):
+            own(player_id=moderator.pk, moderator=moderator, reason=WHY)
+    with pytest.raises(moderation.OwnScore):
+        moderation.adjust(player_id=moderator.pk, points=5, moderator=moderator, reason=WHY)
     with pytest.raises(moderation.ReasonMissing):
         moderation.suspend(player_id=alice.pk, moderator=moderator, reason=" \n")
     assert not Score.objects.get(player=alice).suspended

@@ -10,7 +10,22 @@ from tests.conftest import make_player
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "Ada_Lovelace", "x-1.2", "Zoë", "Ωραία", "Мария", "山田たろう", "김철수", "علي", "o" * 32, "नमस्ते"]
+    "name",
+    [
+        "a",
+        "Ada_Lovelace",
+        "x-1.2",
+        "Zoë",
+        "Ωραία",
+        "Мария",
+        "山田たろう",
+        "김철수",
+        "علي",
+        "スーパー",
+        "佐々木",
+        "o" * 32,
+        "नमस्ते",
+    ],
 )
 def test_a_name_in_any_one_script_is_fine(name):
     assert names.clean(name)
@@ -38,6 +53,14 @@ def test_a_name_in_any_one_script_is_fine(name):
         "-x": "name_ends",
         "x_": "name_ends",
         "Z" + "\u0317\u0324\u032c" * 3: "name_marks",
+        "\u3164": "name_invisible",
+        "\u115f": "name_invisible",
+        "ali\u034fce": "name_invisible",
+        "alice\ufe0f": "name_invisible",
+        "al\U000e0100ice": "name_invisible",
+        "ali\u17b4ce": "name_invisible",
+        "ꓮꓡꓲꓚꓰ": "name_scripts",  # Lisu, whose letters are Latin capitals
+        "ᴀᴅᴀ": "name_scripts",
         "pаypal": "name_scripts",  # with a Cyrillic а
         "Ωlive": "name_scripts",
         "admin": "name_reserved",

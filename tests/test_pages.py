@@ -313,6 +313,9 @@ async def test_a_refusal_is_told_on_the_page(browser, alice, moderator, settings
     for nonsense in ("", "no_such_action", "x" * 500, "nul\x00byte", "quiz_complete\n"):
         text, good = outcome(await browser.submit("/play/", {"actionType": nonsense}))
         assert text and not good, nonsense
+    for odd in ({"attemptId": "\x00"}, {"attemptId": "x", "answer-1": "9" * 5000}, {"attemptId": "x", "answer-\x00": "1"}):
+        text, good = outcome(await browser.submit("/play/", {"actionType": "quiz_complete", **odd}))
+        assert text and not good, odd
     await browser.submit("/play/", {"actionType": "daily_login"})
     text, good = outcome(await browser.submit("/play/", {"actionType": "daily_login"}))
     assert text and not good  # once a day

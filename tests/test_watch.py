@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from actions import watch
 from actions.models import ActionLog, Flag
-from leaderboard import moderation
+from leaderboard import closing, healing, moderation
 from leaderboard.models import Player, ScoreEntry
 from scoreboard_project import background, limits
 from scoreboard_project.redis_client import client
@@ -115,7 +115,7 @@ def test_points_of_several_players_are_not_added_up(alice, bob):
 
 
 def test_what_staff_adjusts_is_no_gain(alice, moderator):
-    moderation.adjust(player_id=alice.pk, points=50_000, moderator=moderator, reason="a contest")
+    moderation.adjust(player_id=alice.pk, points=10_000, moderator=moderator, reason="a contest")
     gained(alice, 1000)
     watch.sweep()
     assert not flags()
@@ -327,3 +327,39 @@ async def test_each_server_looks_by_itself(api, alice, no_limits, monkeypatch):
         while await aflags() != {("fast_gain", str(alice.pk))}:
             await asyncio.sleep(0.05)
     assert (await Flag.objects.aget()).evidence["pointsInAMinute"] > 1000
+
+
+def test_every_advisory_lock_has_a_number_of_its_own():
+    assert len({watch._LOCK, closing._LOCK, healing._LOCK}) == 3
+
+
+def test_a_large_adjustment_by_staff_is_a_flag_for_the_others(alice, bob, moderator):
+    moderation.adjust(player_id=alice.pk, points=10_000, moderator=moderator, reason="as agreed")
+    watch.sweep()
+    assert not Flag.objects.exists()
+    moderation.adjust(player_id=bob.pk, points=10_001, moderator=moderator, reason="as agreed")
+    watch.sweep()
+    watch.sweep()
+    flag = Flag.objects.get()
+    assert (flag.kind, flag.player) == ("large_adjustment", bob)
+    assert flag.evidence == {"points": 10_001, "moderator": "moderator", "line": flag.evidence["line"]}
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left_alone():
+    watch._quiet_until.clear()
+
+
+def test_who_goes_on_failing_after_the_flag_costs_no_more_transactions(alice, django_assert_num_queries):
+    for _ in range(21):
+        watch.failed_redemption(alice.pk, "192.0.2.1", "INVALID_TOKEN")
+    assert Flag.objects.count() == 2  # the player, and the address
+    with django_assert_num_queries(0):
+        for _ in range(20):
+            watch.failed_redemption(alice.pk, "192.0.2.1", "INVALID_TOKEN")
+
+
+def test_the_addresses_of_one_household_are_one_subject(alice, bob):
+    for number in range(21):
+        watch.failed_redemption(alice.pk if number % 2 else bob.pk, f"2001:db8::{number:x}", "INVALID_TOKEN")
+    assert [flag.subject for flag in Flag.objects.all()] == ["2001:db8::/64"]
