@@ -8,6 +8,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 BUFFER_BYTES = 32 * 1024  # what one slow viewer may cost in this process, and again in the kernel
 LAST_WORD_SECONDS = 1.0
+TOO_SLOW = 4408
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -24,6 +25,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             self.scope["extensions"]["scoreboard.abort"] = self.abort  # type: ignore[assignment]
+
+    def handle_ping(self) -> None:
+        """Answer; but whoever asks and does not read is owed a few answers and no more: they wait in this process's memory."""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > 4 * BUFFER_BYTES:
+            self.abort(TOO_SLOW)
 
     def abort(self, code: int) -> None:
         """Say why, in case it is still read, and let go: a polite close would wait for the full buffers for ever."""

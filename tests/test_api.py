@@ -29,6 +29,7 @@ from leaderboard.models import ScoreEntry
 from scoreboard_project import db, sign_in
 from scoreboard_project.asgi import application
 from tests.conftest import PASSWORD, Server, code, server_environment, serving
+from tests.odd_requests import Odd, send
 
 POSTS = ["/auth/token", "/auth/token/refresh", "/auth/token/revoke", "/actions/start", "/actions/complete", "/scores/update"]
 JSON = {"Content-Type": "application/json"}
@@ -597,6 +598,35 @@ async def test_our_own_host_is_served(api):
     for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:80"):
         headers = {"Host": host, "X-Forwarded-Host": "evil.example"}
         assert (await api.call("GET", "/scores/leaderboard", headers=headers)).status_code == 200, host
+
+
+PROBED = [
+    "/.env",
+    "/.git/config",
+    "/manage.py",
+    "/settings.py",
+    "/static/../manage.py",
+    "/static/%2e%2e/manage.py",
+    "/static/..%2fmanage.py",
+]
+PROBED += [
+    "/debug",
+    "/server-status",
+    "/wp-login.php",
+    "/__debug__/",
+    "/static/",
+    "/admin/../manage.py",
+    "//etc/passwd",
+    "/.data/secrets.json",
+]
+
+
+async def test_nothing_is_found_where_scanners_look(api):
+    for path in PROBED:
+        answer = await send(application, Odd("GET", path, headers=[(b"host", b"localhost")]))
+        assert answer.status in (302, 404), path  # 302: to the sign-in of the admin
+        assert not answer.values("server") and not answer.values("x-powered-by")
+        assert b"DJANGO_SETTINGS" not in answer.body
 
 
 async def test_a_load_balancer_may_ask_the_probes_by_address(api):

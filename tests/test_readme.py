@@ -79,6 +79,26 @@ def test_the_test_command_is_the_one_that_ci_runs():
 
 def test_every_file_that_the_documents_link_to_exists():
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)|src(?:set)?=\"([^\"]+)\"", document.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)\)|src(?:set)?=\"([^\":]+)\"", document.read_text()):
             name = target[0] or target[1]
             assert (document.parent / name).exists(), f"{document.name}: {name}"
+
+
+def proofs(text: str) -> Iterator[tuple[str, str]]:
+    """(file, part of a test's name, or nothing) of each proof in a table: `test_x: part…`, then `…more of the same file…`."""
+    for cell in re.findall(r"\| ([^|\n]*) \|$", text, re.MULTILINE):
+        file = ""
+        for quoted in re.findall(r"`([^`]+)`", cell):
+            if named := re.fullmatch(r"(test_\w+)(?:: (\S+))?", quoted):
+                file = named[1]
+                yield file, (named[2] or "").strip("…")
+            elif file and quoted.startswith("…"):
+                yield file, quoted.strip("…")
+
+
+def test_every_proof_that_the_security_page_names_is_a_test():
+    found = list(proofs((ROOT / "docs" / "security.md").read_text()))
+    assert len(found) > 40
+    for file, part in found:
+        names = re.findall(r"^(?:async )?def test_(\w+)", (ROOT / "tests" / f"{file}.py").read_text(), re.MULTILINE)
+        assert any(part in name for name in names), f"{file}: {part}"

@@ -21,6 +21,7 @@ from actions.score_tokens import TYPE
 from leaderboard import moderation
 from leaderboard.models import MAX_SCORE, Score, ScoreEntry
 from scoreboard_project import sign_in
+from scoreboard_project.redis_client import client as redis_client
 from tests.conftest import code
 
 
@@ -233,6 +234,55 @@ async def test_a_header_that_is_not_ours_is_refused_however_it_is_signed(api, al
     assert code(await api.redeem(alice, issued, scoreToken=f"{signed}.{signature}")) == (400, "INVALID_TOKEN")
     assert code(await api.redeem(alice, issued, scoreToken=f"{signed}.")) == (400, "INVALID_TOKEN")
     assert (await api.redeem(alice, issued)).status_code == 200
+
+
+ODD_PAYLOADS = {
+    "nested": b'{"a":' * 9_000 + b"1" + b"}" * 9_000,
+    "a list": b"[1]",
+    "null": b"null",
+    "no JSON": b"{",
+    "no UTF-8": b"\xff\xfe",
+    "a claim twice": b'{"pts":1,"pts":10000}',
+    "a huge number": b'{"pts":%b}' % (b"9" * 1_000),
+}
+
+
+@pytest.mark.parametrize("payload", ODD_PAYLOADS.values(), ids=ODD_PAYLOADS)
+async def test_a_payload_that_makes_no_sense_is_refused_however_it_is_signed(api, alice, payload):
+    issued = await api.issued(alice)
+    secret = next(iter(django_settings.SCORE_TOKEN_KEYS.values()))
+    signed = f"{issued['scoreToken'].split('.')[0]}.{score_tokens._text(payload)}"
+    token = f"{signed}.{score_tokens._signature(signed, secret)}"
+    assert code(await api.redeem(alice, issued, scoreToken=token)) == (400, "INVALID_TOKEN")
+    assert (await api.redeem(alice, issued)).status_code == 200
+
+
+async def test_a_token_anywhere_else_than_in_its_header_is_none(api, alice):
+    issued = await api.issued(alice)
+    token, body = issued["scoreToken"], {"actionId": issued["actionId"]}
+    for where in ({"params": {"token": token, "X-Score-Token": token}}, {"headers": {"Cookie": f"X-Score-Token={token}"}}):
+        assert code(await api.call("POST", "/scores/update", who=alice, json=body, **where)) == (400, "INVALID_TOKEN")
+    in_body = {**body, "scoreToken": token}
+    assert code(await api.call("POST", "/scores/update", who=alice, json=in_body)) == (400, "INVALID_TOKEN")
+    twice = [("X-Score-Token", token), ("X-Score-Token", token), ("Authorization", f"Bearer {sign_in.access_for(alice.pk)}")]
+    answer = await api.http.post("/api/v1/scores/update", json=body, headers=twice)
+    assert code(answer) == (400, "INVALID_TOKEN")
+    assert (await api.redeem(alice, issued)).status_code == 200
+
+
+async def test_a_used_token_stays_used_when_redis_has_forgotten_everything(api, alice):
+    issued = await api.issued(alice)
+    await api.redeem(alice, issued)
+    redis_client().flushall()
+    assert code(await api.redeem(alice, issued)) == (409, "TOKEN_ALREADY_USED")
+
+
+async def test_owner_and_thief_at_once(api, alice, mallory, no_limits):
+    for _ in range(30):
+        issued = await api.issued(alice)
+        answers = await asyncio.gather(*(api.redeem(who, issued) for who in (mallory, alice, mallory)))
+        assert [answer.status_code for answer in answers] == [403, 200, 403]
+    assert await scores() == {alice.pk: 3_000, mallory.pk: 0}
 
 
 async def test_no_other_spelling_of_a_token_is_taken(api, alice):

@@ -211,6 +211,20 @@ async def test_a_frame_against_the_protocol_ends_the_connection_and_nothing_else
             await asyncio.sleep(0.05)
 
 
+async def test_who_pings_without_end_and_reads_no_answer_is_let_go(server, shaken):
+    _, writer = await shaken()
+    _, calm = await shaken()
+    await until(lambda: _open_are(server, 2))
+    pings = frame(9, b"x" * 125) * 500
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(20):
+            while True:
+                writer.write(pings)
+                await writer.drain()
+    await until(lambda: _open_are(server, 1))
+    calm.write(frame(1, PING))
+
+
 async def test_a_handshake_that_is_none_is_refused(server):
     async def answered(more: str, path: str = LIVE) -> int:
         found = statuses(await said(server, SHAKE.format(path=path, port=server.port, more=more).encode()))
@@ -223,8 +237,8 @@ async def test_a_handshake_that_is_none_is_refused(server):
         status = (await handshake(server, f"Sec-WebSocket-Protocol: {protocols}"))[0]
         assert status == 101 or 400 <= status < 500, protocols
     assert (await handshake(server, "Daphne-Root-Path: /evil"))[0] == 101
-    await until(lambda: _none_open(server))
+    await until(lambda: _open_are(server, 0))
 
 
-async def _none_open(server: Server) -> bool:
-    return not await sockets_open(server)
+async def _open_are(server: Server, count: int) -> bool:
+    return await sockets_open(server) == count
