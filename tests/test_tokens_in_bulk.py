@@ -53,11 +53,15 @@ def issued(players) -> list[Held]:
 
 
 async def redeemed(api: Api, tries: list[Held]) -> Counter[tuple[int, str]]:
-    """How often which answer came."""
+    """How often which answer came; a 503 of a machine that is too busy is no answer, and asked again."""
     answers: Counter[tuple[int, str]] = Counter()
-    for at in range(0, len(tries), AT_ONCE):
-        for answer in await asyncio.gather(*(api.redeem(who, token) for who, token in tries[at : at + AT_ONCE])):
-            answers[(200, "") if answer.status_code == 200 else code(answer)] += 1
+    while tries:
+        now, tries = tries[:AT_ONCE], tries[AT_ONCE:]
+        for held, answer in zip(now, await asyncio.gather(*(api.redeem(*held) for held in now)), strict=True):
+            if answer.status_code == 503:
+                tries.append(held)
+            else:
+                answers[(200, "") if answer.status_code == 200 else code(answer)] += 1
     return answers
 
 
