@@ -148,14 +148,14 @@ def test_results_take_the_place_of_the_last_ones_and_of_nothing_else():
     assert all(mark in (ROOT / "docs" / "performance.md").read_text() for mark in report.MARKS)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)  # 13 s alone; other runs may share the machine
 def test_a_quick_look_at_the_whole_way(tmp_path):
     """Real engines, a real server, real clients; the figures mean nothing, but everything must have been answered and seen."""
     result = tmp_path / "result.json"
     began = time.monotonic()
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "redeem", "--only", "fan-out", "--json", str(result)]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(result.read_text())
     assert 1 < told["seconds"] < time.monotonic() - began
