@@ -161,7 +161,7 @@ def test_a_quick_look_at_the_whole_way(tmp_path):
     assert 1 < told["seconds"] < time.monotonic() - began
     rows = {row["name"]: row["median"] for row in told["rows"]}
     assert {bar.row for bar in bars.BARS if bar.row.startswith("redeem,")} <= rows.keys()
-    assert rows["redeem, 64 at once"]["operations"] == 60
+    assert rows["redeem, 64 at once"]["operations"] == 50
     assert rows["redeem, 64 at once"]["p50"] > 0
     watched = rows["fan-out to 1000, 10 redemptions/s"]
     assert watched["operations"] >= 10 and watched["delivered"] == 1 and watched["errors"] == 0
