@@ -5,10 +5,12 @@ Batches share one transaction (group commit). This module says which completions
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import structlog
 from django.conf import settings
 
 from actions import watch
@@ -21,6 +23,8 @@ from scoreboard_project.db import off_loop
 from scoreboard_project.errors import Conflict, Forbidden, RateLimited, Refusal, Unauthorized
 from scoreboard_project.group_commit import AGAIN, Again, GroupCommit
 from scoreboard_project.timestamps import timestamp
+
+log = structlog.get_logger(__name__)
 
 
 class NeverIssued(InvalidToken):
@@ -104,13 +108,21 @@ async def redeem(*, token: str, action_id: str, player_id: uuid.UUID, request_id
     except Refusal as refusal:
         metrics.redemptions.labels(refusal.code).inc()
         if isinstance(refusal, NeverIssued):
-            await off_loop(watch.never_issued, player_id, claim.action_id)
+            await _tell(watch.never_issued, player_id, claim.action_id)
         if isinstance(refusal, InvalidToken | TokenExpired | TokenUserMismatch | TokenAlreadyUsed):
-            await off_loop(watch.failed_redemption, player_id, address, refusal.code)
+            await _tell(watch.failed_redemption, player_id, address, refusal.code)
         raise
     metrics.redemptions.labels("PAID").inc()
     metrics.points.inc(redemption.points)
     return redemption
+
+
+async def _tell(watching: Callable[..., None], *args: Any) -> None:
+    """The watch may be slow or away: the caller's answer stays the true one."""
+    try:
+        await off_loop(watching, *args)
+    except Exception as exc:
+        log.warning("watch_not_told", error=type(exc).__name__)
 
 
 def redeem_batch(wishes: Sequence[_Wish]) -> list[Redemption | Exception | Again]:

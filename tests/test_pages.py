@@ -324,7 +324,10 @@ async def test_a_refusal_is_told_on_the_page(browser, alice, moderator, settings
     assert "Too quick. Wait a little" in text and not good
     settings.ACTION_RATE_LIMIT = 0
     await sync_to_async(moderation.suspend)(player_id=alice.pk, moderator=moderator, reason="x")
-    assert outcome(await browser.submit("/play/", {"actionType": "level_up"})) == ("Moderators have suspended this account: it earns no points.", False)
+    assert outcome(await browser.submit("/play/", {"actionType": "level_up"})) == (
+        "Moderators have suspended this account: it earns no points.",
+        False,
+    )
     assert (await Score.objects.aget(player=alice)).total_score == 10
 
 

@@ -20,6 +20,7 @@ from actions.models import ActionLog, Flag
 from leaderboard import closing, healing, moderation
 from leaderboard.models import Player, ScoreEntry
 from scoreboard_project import background, limits
+from scoreboard_project.errors import Unavailable
 from scoreboard_project.redis_client import client
 from tests.conftest import code, server_environment
 from tests.test_redemption import forged
@@ -363,3 +364,13 @@ def test_the_addresses_of_one_household_are_one_subject(alice, bob):
     for number in range(21):
         watch.failed_redemption(alice.pk if number % 2 else bob.pk, f"2001:db8::{number:x}", "INVALID_TOKEN")
     assert [flag.subject for flag in Flag.objects.all()] == ["2001:db8::/64"]
+
+
+async def test_a_watch_that_is_away_changes_no_answer(api, alice, monkeypatch):
+    def away(*_args):
+        raise Unavailable
+
+    monkeypatch.setattr(watch, "failed_redemption", away)
+    issued = await api.issued(alice)
+    assert code(await api.redeem(alice, issued, scoreToken=issued["scoreToken"][:-2])) == (400, "INVALID_TOKEN")
+    assert (await api.redeem(alice, issued)).status_code == 200
