@@ -16,8 +16,9 @@ SAID: dict[str, Any] = {
     "unredeemed_tokens": _("Too many score tokens wait to be redeemed. Redeem them first."),
     "suspended": _("Moderators have suspended this account: it earns no points."),
     "unknown_action": _("There is no such action any more. Reload the page."),
-    "too_fast": _("Nobody reads that fast. Start again, and take your time."),
-    "not_passed": _("Right answers: {right}. Needed: {needed}. Start again."),
+    "not_passed": _("Not passed: too fast, or not enough right answers. You can start again in {retryAfterSeconds} s."),
+    "pause": _("You can start again in {retryAfterSeconds} s."),
+    "attempts_a_day": _("Not again today: no attempts are left."),
     "attempt_expired": _("These questions are too old. Start again."),
     "already_answered": _("These questions have been answered. Start again."),
     "unknown_attempt": _("These questions are gone. Start again."),
@@ -42,4 +43,7 @@ def said(refusal: Refusal) -> str:
     """The sentence for a person, in their language; the API's own where there is none."""
     details = refusal.details or {}
     text: str | Promise = SAID.get(details.get("reason", ""), SAID.get(refusal.code, ""))
-    return str(text).format_map(details) if text else refusal.message
+    try:
+        return str(text).format_map(details) or refusal.message
+    except KeyError:  # the rule and its wording have come apart
+        return refusal.message

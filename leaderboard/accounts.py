@@ -28,13 +28,20 @@ from scoreboard_project.sign_in import SIGN_IN_WINDOW_SECONDS, caller, too_many_
 SIGN_UP_WINDOW_SECONDS = 3600
 
 
+class NameField(UsernameField):
+    """A name runs in its own direction, whatever the page's."""
+
+    def widget_attrs(self, widget: Any) -> dict[str, Any]:
+        return super().widget_attrs(widget) | {"dir": "auto"}
+
+
 class SignUpForm(BaseUserCreationForm):
     """Name and password. No e-mail address: whether one is known here would be told to whoever asks."""
 
     class Meta:
         model = Player
         fields = ("username",)
-        field_classes = {"username": UsernameField}
+        field_classes = {"username": NameField}
 
 
 @method_decorator([never_cache, sensitive_post_parameters("password1", "password2")], name="dispatch")
@@ -98,6 +105,7 @@ class ProfileForm(forms.ModelForm):
     avatar_url = forms.URLField(
         label=gettext_lazy("Address of a picture"), required=False, max_length=500, empty_value=None, assume_scheme="https"
     )
+    avatar_url.widget.attrs["dir"] = "ltr"
     opted_out = forms.BooleanField(
         label=gettext_lazy("Keep me off all public boards"),
         required=False,
@@ -107,7 +115,7 @@ class ProfileForm(forms.ModelForm):
     class Meta:
         model = Player
         fields = ("username", "avatar_url")
-        field_classes = {"username": UsernameField}
+        field_classes = {"username": NameField}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -29,7 +29,7 @@ from tests.test_pages import Page, browser  # noqa: F401
 
 LOCALE = ROOT / "scoreboard_project" / "locale"
 OTHERS = [code for code, _ in django_settings.LANGUAGES if code != "en"]
-TRANSLATES = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext"}
+TRANSLATES = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy"}
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%d|%%|\{\w+\}")
 NUMBERS = {"en": "1,234", "de": "1.234", "es": "1.234", "ar": "1,234"}
 
@@ -39,7 +39,8 @@ def in_python(path: Path) -> set[tuple[str, ...]]:
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in TRANSLATES]
     return {
-        tuple(arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)) for call in named
+        tuple(arg.value for arg in call.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+        for call in named
     }
 
 
@@ -147,6 +148,7 @@ def test_the_play_page_has_its_own_words_for_each_reason():
         refusal = Forbidden("Too soon.", details={"reason": "cooldown", "retryAfterSeconds": 7})
         assert wording.said(refusal) == "Zu früh: noch 7 s warten."
         assert wording.said(Forbidden("Only for programs.", details={"reason": "server_key"})) == "Only for programs."
+        assert wording.said(Forbidden("Too soon.", details={"reason": "cooldown"})) == "Too soon."
 
 
 async def test_a_form_that_is_refused_says_so_in_the_reader_s_language(api, browser, alice):  # noqa: F811

@@ -147,6 +147,9 @@ export class Row {
     if (key === this.who) return;
     this.who = key;
     write(part(this.element, 'name'), username);
+    const link = part(this.element, 'link');
+    link.href = `/players/${encodeURIComponent(username)}/`;
+    if (document.documentElement.dataset.view === 'embed') link.target = '_blank';
     drawAvatar(part(this.element, 'avatar'), userId, avatarUrl);
   }
 
