@@ -30,7 +30,7 @@ from typing import Any, cast
 from leaderboard import board_scripts as lua
 from leaderboard import periods
 from leaderboard.periods import KINDS, Period, of_date
-from scoreboard_project.redis_client import client, script
+from scoreboard_project.redis_client import client, script, unhurried
 
 ORDER, PLAYERS, META = KEYS = ("{board}:2:order", "{board}:2:players", "{board}:2:meta")
 TOP = 10
@@ -295,7 +295,7 @@ def _build(chunk: Sequence[Standing], aside: dict[str, str]) -> None:
             for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], earned, strict=True):
                 if gained > 0 and key in aside:
                     sets[key][f"{earned_at}{id_}"] = -gained
-    with client().pipeline(transaction=False) as pipe:
+    with unhurried().pipeline(transaction=False) as pipe:
         for key, members in sets.items():
             pipe.zadd(aside[key], members)
         pipe.hset(aside[PLAYERS], mapping=held)

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 import structlog
 from django.conf import settings
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
 
@@ -83,6 +83,18 @@ def client() -> redis.Redis:
         socket_timeout=0.25,
         socket_connect_timeout=0.25,
         retry=Retry(NoBackoff(), 1),
+        health_check_interval=0,
+    )
+
+
+@cache
+def unhurried() -> redis.Redis:
+    """For bulk work that no request waits for, and that may be repeated: a busy Redis is waited for."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=5,
+        socket_connect_timeout=1,
+        retry=Retry(ConstantBackoff(0.2), 2),
         health_check_interval=0,
     )
 
