@@ -12,7 +12,7 @@ from scoreboard_project.errors import Refusal
 SAID: dict[str, Any] = {
     "cooldown": _("Too soon: try again in {retryAfterSeconds} s."),
     "daily_cap": _("Not again today: the daily cap is reached."),
-    "already_completed": _("This has been completed already; it counts once."),
+    "already_completed": _("Done already: it counts once. Daily actions open again at 0:00 UTC."),
     "unredeemed_tokens": _("Too many score tokens wait to be redeemed. Redeem them first."),
     "suspended": _("Moderators have suspended this account: it earns no points."),
     "unknown_action": _("There is no such action any more. Reload the page."),
