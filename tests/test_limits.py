@@ -144,6 +144,32 @@ def test_giving_back_what_was_never_taken_gives_nothing():
     assert not passes(wish(1))
 
 
+def both() -> list[Take]:
+    return [wish(1), Take("held", "alice", 5, after_previous=True)]
+
+
+def test_a_wish_after_another_is_decided_only_where_that_passed():
+    assert take(both()) == [0, 0]
+    assert take(both())[0] > 0
+    assert client().zcard(both()[1].key) == 1
+
+
+def test_without_redis_too(without_redis):
+    take(both())
+    take(both())
+    assert len(limits._emergency.seen[both()[1].key]) == 1
+
+
+def test_what_a_wish_gives_back_is_free_again_once_it_has_passed():
+    held = Take("held", "alice", 1)
+    spends = Take("scores", "alice", 1, gives_back=("held", held.ticket))
+    assert [passes(held), passes(Take("held", "alice", 1))] == [True, False]
+    assert passes(spends)
+    assert passes(held)
+    assert not passes(Take("scores", "alice", 1, gives_back=("held", held.ticket)))
+    assert not passes(Take("held", "alice", 1))  # who did not pass gave nothing back
+
+
 def test_nothing_is_left_in_redis_after_the_window():
     took(0, of=wish(3))
     passes(wish(3))
