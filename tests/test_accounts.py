@@ -223,6 +223,7 @@ def test_a_picture_is_from_a_host_that_is_allowed_or_none(world, alice, settings
         (["cdn.example.com"], "https://cdn.example.com.evil.example/x", False),
         (["cdn.example.com"], "https://a.cdn.example.com/x", False),
         (["cdn.example.com"], "https://cdn.example.com@evil.example/x", False),
+        (["cdn.example.com"], "https://user:password@cdn.example.com/x", False),
         (["cdn.example.com"], "https://evil.example\\@cdn.example.com/x", False),
         (["cdn.example.com"], "https://cdn.example.com:x/", False),
         (["cdn.example.com"], "//cdn.example.com/x", False),

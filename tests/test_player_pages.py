@@ -177,9 +177,12 @@ def test_the_days_are_what_the_ledger_adds_up_to_open_or_closed(clock, alice, bo
 
     award(alice, 100)
     award(bob, 5)
+    award(alice, 40)
     agree()
     clock.move(hours=2)  # it is June now
     agree()  # yesterday is not closed
+    moderation.reverse(entry=ScoreEntry.objects.get(points=40), moderator=moderator, reason=WHY)
+    agree()
     closing.close_past()
     agree()
     award(alice, 50)
