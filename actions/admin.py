@@ -3,9 +3,10 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -112,10 +113,15 @@ class ServerKeyAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: ServerKey, form: Any, change: bool) -> None:
         if not change:
-            key = server_keys.new()
-            obj.hint, obj.key_hash = server_keys.columns(key).values()
-            self.message_user(request, _("The key, shown this once: %(key)s") % {"key": key}, messages.WARNING)
+            obj.made_key = server_keys.new()  # type: ignore[attr-defined]  # for this request only
+            obj.hint, obj.key_hash = server_keys.columns(obj.made_key).values()  # type: ignore[attr-defined]
         super().save_model(request, obj, form, change)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """Shows the key on the answer itself: as a message it would lie readable in a cookie, or in the session's table."""
+        message = _("The key, shown this once: %(key)s") % {"key": obj.made_key}
+        context = self.admin_site.each_context(request) | {"title": self.opts.verbose_name_plural, "message": message}
+        return TemplateResponse(request, "admin/actions/serverkey/made.html", context)
 
     @admin.action(description=_("Revoke"), permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ServerKey]) -> None:

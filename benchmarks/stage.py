@@ -30,6 +30,7 @@ NO_LIMITS = {
     "ACTION_RATE_LIMIT": "0",
     "SCORE_RATE_LIMIT": "0",
     "SIGN_IN_FAILURE_LIMIT": "0",
+    "SIGN_IN_ADDRESS_LIMIT": "0",
     "UNREDEEMED_TOKEN_LIMIT": "0",
     "SCORE_TOKEN_TTL_SECONDS": "600",  # tokens are made first and spent later
 }

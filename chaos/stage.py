@@ -178,6 +178,7 @@ def _environment(folder: Path, database_url: str, redis_url: str) -> dict[str, s
         "ACTION_RATE_LIMIT": "0",
         "SCORE_RATE_LIMIT": "0",
         "SIGN_IN_FAILURE_LIMIT": "0",
+        "SIGN_IN_ADDRESS_LIMIT": "0",
         "LOG_LEVEL": "WARNING",
         "LOG_FORMAT": "json",
         "PYTHONUNBUFFERED": "1",

@@ -25,25 +25,25 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in api.HEADERS.items
 PROBES = ("/healthz", "/readyz", "/metrics")
 
 
-class _TooLarge(Exception):
+class TooLarge(Exception):
     pass
 
 
-class _Gone(Exception):
-    pass
+class Gone(Exception):
+    """The client has left."""
 
 
 async def api_handler(scope: dict, receive: Callable, send: Callable) -> None:
     """The ASGI application for `/api/v1/…` and the probes."""
     try:
-        body = await _read(scope, receive)
+        body = await read_body(scope, receive, settings.MAX_BODY_BYTES)
         scope["server"] = None  # Django would take its address for the host of who names none
         response = await _admitted(ASGIRequest(scope, BytesIO(body)))
-    except _TooLarge:
+    except TooLarge:
         limit = settings.MAX_BODY_BYTES // 1024
         response = api.failure(413, "PAYLOAD_TOO_LARGE", f"A body is at most {limit} KiB.")
         response.headers["Connection"] = "close"  # the rest of the body is not read
-    except _Gone:
+    except Gone:
         return
     content = response.content
     headers = [(name.encode(), value.encode()) for name, value in response.items()]
@@ -52,19 +52,19 @@ async def api_handler(scope: dict, receive: Callable, send: Callable) -> None:
     await send({"type": "http.response.body", "body": content if scope["method"] != "HEAD" else b""})
 
 
-async def _read(scope: dict, receive: Callable) -> bytes:
-    most = settings.MAX_BODY_BYTES
+async def read_body(scope: dict, receive: Callable, most: int) -> bytes:
+    """The whole body. Raises: `TooLarge`, as soon as that can be told; `Gone`."""
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if not length.isdigit() or int(length) > most:
-        raise _TooLarge
+        raise TooLarge
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Gone
+            raise Gone
         body += message.get("body", b"")
         if len(body) > most:
-            raise _TooLarge
+            raise TooLarge
         if not message.get("more_body"):
             return body
 

@@ -1,5 +1,6 @@
 """Who answers what: the API and the probes, the live socket, and Django's own handler for the pages."""
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -7,15 +8,18 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "scoreboard_project.settings")
 
 from django.core.asgi import get_asgi_application
 
-_pages = get_asgi_application()
+_django = get_asgi_application()
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from scoreboard_project import background
+from scoreboard_project import background, ended_access
 from scoreboard_project.api_handler import PROBES, api_handler
+from scoreboard_project.db import off_loop
+from scoreboard_project.page_handler import Pages
 from scoreboard_project.request_id import RequestId
 from scoreboard_project.urls import sockets
 
+_pages = Pages(_django)
 _API = "/api/v1/"
 # These two are pages with scripts and styles, so they take the pages' way, with its headers.
 _API_PAGES = ("/api/v1/docs", "/api/v1/schema")
@@ -51,6 +55,8 @@ async def _lifespan(_scope: dict, receive: Callable, send: Callable) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            with contextlib.suppress(Exception):  # PostgreSQL is away: /readyz says so, and asks again
+                await off_loop(ended_access.look_first)
             background.ensure()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":

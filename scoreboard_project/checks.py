@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning, register
 
-LIMITS = ("ACTION_RATE_LIMIT", "SCORE_RATE_LIMIT", "SIGN_IN_FAILURE_LIMIT", "UNREDEEMED_TOKEN_LIMIT")
+LIMITS = ("ACTION_RATE_LIMIT", "SCORE_RATE_LIMIT", "SIGN_IN_FAILURE_LIMIT", "SIGN_IN_ADDRESS_LIMIT", "UNREDEEMED_TOKEN_LIMIT")
 CAPS = ("SOCKETS_PER_PLAYER", "SOCKETS_PER_ADDRESS", "SOCKETS_PER_PROCESS")
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 

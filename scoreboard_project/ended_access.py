@@ -17,7 +17,7 @@ LOOK_SECONDS = 2.0
 # A token that was being made while access ended; and the clocks of the servers and of PostgreSQL differ.
 MARGIN = timedelta(seconds=60)
 
-_least: Mapping[uuid.UUID, int] = {}
+_least: Mapping[uuid.UUID, int] | None = None
 
 
 def look() -> None:
@@ -27,11 +27,17 @@ def look() -> None:
     _least = dict(get_user_model().objects.filter(access_ended_at__gt=since).values_list("pk", "access_epoch"))
 
 
+def look_first() -> None:
+    """`look`, unless this process has looked already: until then it believes tokens that were taken back. Raises as `look`."""
+    if _least is None:
+        look()
+
+
 def is_over(player_id: uuid.UUID, epoch: int) -> bool:
     """Whether access that was given in this epoch of the player's has been taken back."""
-    return epoch < _least.get(player_id, 0)
+    return epoch < players().get(player_id, 0)
 
 
 def players() -> Mapping[uuid.UUID, int]:
     """{player: the least epoch that is still good}, of those whose access ended lately."""
-    return _least
+    return _least or {}

@@ -10,7 +10,7 @@ from django.db import connection
 from django.http import HttpResponse
 from prometheus_client import multiprocess
 
-from scoreboard_project import api
+from scoreboard_project import api, ended_access
 from scoreboard_project.db import off_loop
 from scoreboard_project.redis_client import client
 
@@ -26,6 +26,7 @@ def start_draining() -> None:
 def _ask_postgresql() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+    ended_access.look_first()
 
 
 def _ask_redis() -> None:

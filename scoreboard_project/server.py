@@ -20,6 +20,7 @@ from types import FrameType
 import uvicorn
 from django.core.exceptions import ImproperlyConfigured
 
+from scoreboard_project.http_protocol import BoundedHttp
 from scoreboard_project.websocket_protocol import BoundedWebSocket
 
 CLIENT_MESSAGE_BYTES = 65_536  # more than the contract's 4 KiB, so that the consumer can answer with its own error
@@ -62,7 +63,7 @@ def configuration() -> uvicorn.Config:
     return uvicorn.Config(
         app="scoreboard_project.asgi:application",
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws=BoundedWebSocket,
         lifespan="on",
         log_config=None,

@@ -29,9 +29,9 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework_simplejwt.exceptions import TokenError
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
-from scoreboard_project import ended_access, limits
+from scoreboard_project import ended_access, limits, passwords
 from scoreboard_project.db import off_loop
-from scoreboard_project.errors import Unauthorized
+from scoreboard_project.errors import Unauthorized, Unavailable
 from scoreboard_project.models import SignIn
 from scoreboard_project.request_id import client_address, network
 
@@ -169,24 +169,58 @@ def _opened(raw: str) -> tuple[uuid.UUID, uuid.UUID]:
 
 class GatedBackend(ModelBackend):
     """Passwords, for site, admin and API alike. Each try is charged before the password is looked at, and given back when
-    it was right: reading the count first and writing it afterwards would let a parallel burst through."""
+    it was right: reading the count first and writing it afterwards would let a parallel burst through.
+
+    Raises (both ways): `PermissionDenied` where a limit says no; `Unavailable` where too many sign in at once.
+    """
 
     def authenticate(self, request: Any, username: str | None = None, password: str | None = None, **kwargs: Any) -> Any:
-        if not username or not password or len(password) > LONGEST_PASSWORD or "\x00" in username + password:
+        tries = _charged(request, username, password)
+        if not tries:
             return None
-        wish = limits.Take(
-            "sign-in", f"{username.lower()}|{caller(request)}", settings.SIGN_IN_FAILURE_LIMIT, SIGN_IN_WINDOW_SECONDS
-        )
-        wait = limits.take([wish])[0]
-        if wait:
-            log.warning("sign_in_limited", wait_seconds=round(wait))
-            if request is not None:
-                request.sign_in_wait = wait
-            raise PermissionDenied
-        player = super().authenticate(request, username=username, password=password, **kwargs)
+        try:
+            return passwords.wait(self._checked, tries, request, username, password)
+        except passwords.Busy:
+            limits.give_back(tries)
+            raise
+
+    async def aauthenticate(self, request: Any, username: str | None = None, password: str | None = None, **kwargs: Any) -> Any:
+        tries = await off_loop(_charged, request, username, password)
+        if not tries:
+            return None
+        try:
+            return await passwords.waited(self._checked, tries, request, username, password)
+        except passwords.Busy:
+            await off_loop(limits.give_back, tries)
+            raise
+
+    def _checked(self, tries: list[limits.Take], request: Any, username: str, password: str) -> Any:
+        player = super().authenticate(request, username=username, password=password)
         if player is not None:
-            limits.give_back([wish])
+            limits.give_back(tries)
         return player
+
+
+def _charged(request: Any, username: str | None, password: str | None) -> list[limits.Take]:
+    """The tries that this sign-in costs; none where it cannot be anybody's. Raises: `PermissionDenied`."""
+    if not username or not password or len(password) > LONGEST_PASSWORD or "\x00" in username + password:
+        return []
+    address = caller(request)
+    by_name = limits.Take("sign-in", f"{username.lower()}|{address}", settings.SIGN_IN_FAILURE_LIMIT, SIGN_IN_WINDOW_SECONDS)
+    # After it: who hammers at one closed name does not close the others to their whole household.
+    by_address = limits.Take(
+        "sign-in-address", address, settings.SIGN_IN_ADDRESS_LIMIT, SIGN_IN_WINDOW_SECONDS, after_previous=True
+    )
+    tries = [by_name, by_address]
+    waits = limits.take(tries)
+    if wait := max(waits):
+        if not waits[0]:
+            limits.give_back([by_name])
+        log.warning("sign_in_limited", wait_seconds=round(wait), by="address" if waits[1] else "name")
+        if request is not None:
+            request.sign_in_wait = wait
+        raise PermissionDenied
+    return tries
 
 
 # Django's own sentence, which its Arabic lacks; because it is named here, our catalogues have it.
@@ -233,6 +267,8 @@ class SignInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         try:
             return super().clean()
+        except Unavailable:
+            raise ValidationError(_("Too many people are signing in. Try again in a few seconds."), code="busy") from None
         except ValidationError:
             wait = getattr(self.request, "sign_in_wait", None)
             if wait is None:

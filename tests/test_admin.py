@@ -12,6 +12,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib import admin
 from django.contrib.auth.models import Permission
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -486,8 +487,11 @@ def test_a_question_has_one_right_answer_and_others_that_differ(owner, wrong):
 def test_a_server_key_is_shown_once_names_its_actions_and_can_be_revoked(owner):
     ActionType.objects.create(slug="match_won", label="Match", points=250, verification="trusted")
     assert "Select a valid choice" in owner.post(address(ServerKey, "add"), {"name": "x", "action_types": ["level_up"]}).text
-    answer = owner.post(address(ServerKey, "add"), {"name": "the game", "action_types": ["match_won"]}, follow=True)
+    answer = owner.post(address(ServerKey, "add"), {"name": "the game", "action_types": ["match_won"]})
     [key] = set(re.findall(r"sbk_[\w-]{43}", answer.text))
+    assert answer.status_code == 200 and "no-store" in answer["Cache-Control"]
+    assert "messages" not in answer.cookies  # where it could be read
+    assert not any(key in str(session.get_decoded()) for session in Session.objects.all())
     record = server_keys.holder(key)
     assert server_keys.may_complete(record, "match_won")
     changed = owner.get(address(ServerKey, "change", record.pk))

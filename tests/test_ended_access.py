@@ -14,7 +14,8 @@ from django.test import Client
 
 from leaderboard import moderation
 from leaderboard.models import Player
-from scoreboard_project import ended_access, sign_in
+from scoreboard_project import background, ended_access, sign_in
+from scoreboard_project.asgi import application
 from scoreboard_project.errors import Unauthorized
 from scoreboard_project.models import SignIn
 from tests.conftest import PASSWORD, Api, code
@@ -197,3 +198,40 @@ async def test_both_servers_refuse_and_close_the_player_s_sockets_within_seconds
     with capsys.disabled():
         print(f"\n  {door.__name__}: API refuses after {max(waits):.1f} s, sockets closed after {closed:.1f} s")
     assert closed < SECONDS
+
+
+async def starts() -> dict:
+    """One start of the application, as a server announces it. Returns: what it said."""
+    said: list[dict] = []
+    asked = asyncio.Queue[dict]()
+    asked.put_nowait({"type": "lifespan.startup"})
+
+    async def send(message: dict) -> None:
+        said.append(message)
+        if message["type"] == "lifespan.startup.complete":
+            asked.put_nowait({"type": "lifespan.shutdown"})
+
+    await application({"type": "lifespan", "asgi": {"version": "3.0"}}, asked.get, send)
+    return said[0]
+
+
+async def test_a_process_that_starts_knows_whose_access_has_ended_before_it_serves(api, alice, monkeypatch):
+    access = (await signed_in(api))["access"]
+    await sync_to_async(by_sql)(alice)
+    monkeypatch.setattr(ended_access, "_least", None)  # as in a new process
+    monkeypatch.setattr(background, "ensure", lambda: None)
+    await starts()
+    assert code(await standing(api, access)) == (401, "UNAUTHORIZED")
+
+
+async def test_a_process_that_could_not_ask_starts_and_asks_before_it_says_that_it_is_ready(api, alice, monkeypatch):
+    access = (await signed_in(api))["access"]
+    await sync_to_async(by_sql)(alice)
+    monkeypatch.setattr(ended_access, "_least", None)
+    monkeypatch.setattr(background, "ensure", lambda: None)
+    with monkeypatch.context() as away:
+        away.setattr(ended_access, "look", lambda: 1 / 0)
+        assert (await starts())["type"] == "lifespan.startup.complete"
+        assert (await api.http.get("/readyz")).status_code == 503
+    assert (await api.http.get("/readyz")).status_code == 200
+    assert code(await standing(api, access)) == (401, "UNAUTHORIZED")

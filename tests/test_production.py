@@ -155,7 +155,10 @@ def test_a_sane_deployment_has_nothing_to_be_warned_of(wise):
 @pytest.mark.parametrize(
     ("name", "value", "warning"),
     [
-        *((name, 0, "scoreboard.W001") for name in ("ACTION_RATE_LIMIT", "SCORE_RATE_LIMIT", "SIGN_IN_FAILURE_LIMIT")),
+        *(
+            (name, 0, "scoreboard.W001")
+            for name in ("ACTION_RATE_LIMIT", "SCORE_RATE_LIMIT", "SIGN_IN_FAILURE_LIMIT", "SIGN_IN_ADDRESS_LIMIT")
+        ),
         *((f"SOCKETS_PER_{what}", 0, "scoreboard.W001") for what in ("PLAYER", "ADDRESS", "PROCESS")),
         ("TRUSTED_PROXY_HOPS", 0, "scoreboard.W002"),
         ("ALLOWED_HOSTS", ["localhost"], "scoreboard.W003"),

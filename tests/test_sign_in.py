@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import re
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -18,8 +19,9 @@ from django.utils import timezone
 from rest_framework_simplejwt.tokens import AccessToken
 
 from leaderboard.models import Player
-from scoreboard_project import sign_in
+from scoreboard_project import limits, passwords, sign_in
 from scoreboard_project.models import SignIn
+from scoreboard_project.redis_client import client as redis_client
 from tests.conftest import PASSWORD, code
 
 WRONG = "wrong horse battery"
@@ -372,6 +374,62 @@ async def test_of_thirty_parallel_tries_at_most_five_reach_the_password(api, ali
     assert len(checked) == 5
 
 
+async def test_thirty_failures_over_many_names_close_the_gate_for_their_address(api, alice, settings):
+    settings.TRUSTED_PROXY_HOPS = 1
+    await asyncio.gather(*(try_in(api, "alice", WRONG, X_Forwarded_For="192.0.2.1") for _ in range(20)))  # five of them count
+    assert (await try_in(api, X_Forwarded_For="192.0.2.9")).status_code == 200
+    for i in range(25):
+        await failed(api, 1, f"name{i}", X_Forwarded_For="192.0.2.1")
+    for _ in range(7):
+        refused = await try_in(api, "somebody", WRONG, X_Forwarded_For="192.0.2.1")
+        assert code(refused) == (429, "RATE_LIMITED")
+        assert 14 * 60 < int(refused.headers["Retry-After"]) <= 15 * 60
+    assert (await try_in(api, X_Forwarded_For="192.0.2.2")).status_code == 200
+    name = limits.Take("sign-in", "somebody|192.0.2.1", 5)
+    assert redis_client().zcard(name.key) == 0  # what was not tried at that name is not counted there
+
+
+async def test_a_success_is_no_failure_of_its_address(api, alice):
+    for _ in range(31):
+        assert (await try_in(api)).status_code == 200
+    assert redis_client().zcard(limits.Take("sign-in-address", "127.0.0.1", 30).key) == 0
+
+
+async def test_passwords_are_hashed_one_after_the_other_and_the_line_is_short(api, alice, bob, monkeypatch):
+    go, at_once, most = threading.Event(), 0, 0
+
+    def slowly(_player: Player, _raw: str) -> bool:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        go.wait(5)
+        at_once -= 1
+        return False
+
+    monkeypatch.setattr(Player, "check_password", slowly)
+    players = [await Player.objects.acreate(username=f"waiting{i}") for i in range(passwords.MOST)]
+    in_line = [asyncio.create_task(try_in(api, player.username)) for player in players]
+    try:
+        async with asyncio.timeout(5):
+            while passwords._places._value:
+                await asyncio.sleep(0.01)
+            for _ in range(6):  # more often than a name may fail: it was not looked at, so it does not count
+                refused = await try_in(api, "bob")
+                assert code(refused) == (503, "UNAVAILABLE")
+                assert int(refused.headers["Retry-After"]) >= 1
+            page = await posted(api, "/sign-in/", "bob", PASSWORD)
+            assert "Too many people are signing in." in page.text
+            assert (await api.call("GET", "/scores/leaderboard", params={"limit": 77})).status_code == 200
+            assert (await api.http.get("/readyz")).status_code == 200
+            await api.earn(alice)
+    finally:
+        go.set()
+    assert {(await answer).status_code for answer in in_line} == {401}
+    assert most == 1
+    monkeypatch.undo()
+    assert (await try_in(api, "bob")).status_code == 200
+
+
 async def test_zero_switches_the_gate_off(api, alice, settings):
     settings.SIGN_IN_FAILURE_LIMIT = 0
     await failed(api, 8)
@@ -459,3 +517,18 @@ async def test_several_forwarding_headers_are_one_chain(api, alice, settings):
         headers = [("X-Forwarded-For", f"10.0.0.{i}"), ("X-Forwarded-For", "192.0.2.1")]
         assert code(await api.http.post("/api/v1/auth/token", json=body, headers=headers)) == (401, "UNAUTHORIZED")
     assert code(await try_in(api, X_Forwarded_For="192.0.2.1")) == (429, "RATE_LIMITED")
+
+
+# --- Session cookies --------------------------------------------------------------------------------------------------
+
+NO_KEYS = [r'"aaaaaaaaaaaa\000"', "x", "A" * 32, "a" * 31, "a" * 33, "a" * 10_000, "\u00e9" * 32, "a" * 31 + "\n"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+async def test_a_cookie_that_is_no_session_key_is_no_session(api, alice, key):
+    headers = {b"Cookie": b"sessionid=" + key.encode()}
+    assert code(await api.http.get("/api/v1/scores/around-me", headers=headers)) == (401, "UNAUTHORIZED")
+    assert (await api.http.get("/", headers=headers)).status_code == 200
+    assert (await api.http.get("/play/", headers=headers)).status_code in (200, 302)
+    assert await sign_in.session_player(key.encode().decode("latin-1")) is None
+    assert await sign_in.session_player("aaaaaaaaaaaa\x00") is None
