@@ -27,10 +27,14 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any, cast
 
+import structlog
+
 from leaderboard import board_scripts as lua
 from leaderboard import periods
 from leaderboard.periods import KINDS, Period, of_date
 from scoreboard_project.redis_client import client, script, unhurried
+
+log = structlog.get_logger(__name__)
 
 ORDER, PLAYERS, META = KEYS = ("{board}:2:order", "{board}:2:players", "{board}:2:meta")
 TOP = 10
@@ -38,7 +42,7 @@ KEPT_SECONDS = 3600  # how long a period's sorted set outlives the period
 
 
 class Cold(Exception):
-    """The copy is not there (first start, flush, empty restart): read PostgreSQL until it has been rebuilt."""
+    """The copy is not there (first start, flush, empty restart), or is damaged: read PostgreSQL until it has been rebuilt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,29 +225,56 @@ def _stamp(period: Period | None) -> str:
 
 
 def _points(held: bytes, period: Period | None) -> int | None:
-    """A player's points by what is held of them; None before the first."""
+    """A player's points by what is held of them; None before the first. Raises: `Cold`."""
     if not held:
         return None
-    _revision, _reached, earned_at, points, *earned, _profile = held.decode().split(" ", 7)
-    if period is None:
-        return int(points)
-    counts = microseconds(period.start) <= int(earned_at, 16) < microseconds(period.end)
-    return int(earned[KINDS.index(period.kind)]) if counts else None
+    try:
+        _revision, _reached, earned_at, points, *earned, _profile = held.decode().split(" ", 7)
+        if period is None:
+            return int(points)
+        counts = microseconds(period.start) <= int(earned_at, 16) < microseconds(period.end)
+        return int(earned[KINDS.index(period.kind)]) if counts else None
+    except _ODD:
+        raise _damaged() from None
 
 
 def _rows(answer: list[Any], *, first: int) -> list[dict[str, Any]]:
-    """Wire rows of a script's (id, score, held) one after another. `first`: the rank of the first."""
+    """Wire rows of a script's (id, score, held) one after another. `first`: the rank of the first. Raises: `Cold`."""
     rows = []
-    for rank, (member, score, held) in enumerate(zip(answer[::3], answer[1::3], answer[2::3], strict=True), start=first):
-        username, avatar_url = json.loads(held.decode().split(" ", 7)[7])
-        rows.append(row(rank, uuid.UUID(member.decode()), username, -int(score), avatar_url))
+    try:
+        for rank, (member, score, held) in enumerate(zip(answer[::3], answer[1::3], answer[2::3], strict=True), start=first):
+            username, avatar_url = json.loads(held.decode().split(" ", 7)[7])
+            rows.append(row(rank, uuid.UUID(member.decode()), username, -int(score), avatar_url))
+    except _ODD:
+        raise _damaged() from None
     return rows
+
+
+# What reading raises where nothing is held of a player, or nothing that we wrote.
+_ODD = (ValueError, TypeError, AttributeError, IndexError)
+
+
+def _damaged() -> Cold:
+    """Somebody else was in Redis: without its watermark the copy is cold for everybody, and healing makes it anew."""
+    log.warning("board_unreadable")
+    client().hdel(META, "watermark")
+    return Cold()
 
 
 def revisions(player_ids: Sequence[uuid.UUID]) -> list[int]:
     """The revision the board holds of each player, −1 where it holds none."""
     held = client().hmget(PLAYERS, [player_id.hex for player_id in player_ids])
-    return [int(value.split(b" ", 1)[0]) if value else -1 for value in cast(list[bytes | None], held)]
+    return [_revision(value) for value in cast(list[bytes | None], held)]
+
+
+def _revision(held: bytes | None) -> int:
+    first = held.partition(b" ")[0] if held else b""
+    return int(first) if first.isdigit() else -1
+
+
+def size() -> int:
+    """How many are on the all-time board."""
+    return client().zcard(ORDER)
 
 
 def watermark() -> int | None:

@@ -35,6 +35,7 @@ for i = #KEYS - 1, #ARGV, 11 do
   local id, revision, reached, earned, points, day, week, month, profile, listed, periods = unpack(ARGV, i, i + 10)
   local held = redis.call('HGET', players, id)
   local old_revision, old_reached, old_earned, old_profile = string.match(held or '', '^(%d+) (%x+) (%x+) %S+ %S+ %S+ %S+ (.*)$')
+  held = old_revision and held  -- what is not ours is nothing
   if not held or tonumber(old_revision) < tonumber(revision) then
     move(order, held and old_reached .. id, reached .. id, points, listed)
     if periods ~= '0' then

@@ -2,7 +2,7 @@
 
 Each second one server process (whoever gets PostgreSQL's advisory lock) re-applies the changes since the watermark that
 the board does not have; a change whose process died between COMMIT and the board is among them. A board without a
-watermark (first start, FLUSHALL, empty restart) is rebuilt from SQL aside and swapped in.
+watermark (first start, FLUSHALL, empty restart), or one that `audit` finds damaged, is rebuilt from SQL aside and swapped in.
 """
 
 import uuid
@@ -13,7 +13,7 @@ from itertools import islice, zip_longest
 import structlog
 from django.db import connection, transaction
 
-from leaderboard import board, closing, ledger, live, periods, standings
+from leaderboard import audit, board, closing, ledger, live, periods, standings
 from leaderboard.models import Score
 from scoreboard_project import metrics
 
@@ -42,7 +42,7 @@ def heal() -> int:
         if not our_turn:
             return -1
         mark = board.watermark()
-        if mark is None:
+        if mark is None or audit.is_damaged():
             return rebuild()
         behind = _reapply(since=mark)
         metrics.board_drift.set(behind)

@@ -84,14 +84,14 @@ class Place(NamedTuple):
 
 
 class Board:
-    """The board of a period, or of all time (None), as PostgreSQL has it now (a replica, where there is one).
+    """The board of a period, or of all time (None), as PostgreSQL has it now (a replica, where there is one and no `using`).
 
     Attributes:
         final: whether the period is over and settled.
     """
 
-    def __init__(self, period: Period | None) -> None:
-        self._using = "replica" if "replica" in connections else "default"
+    def __init__(self, period: Period | None, *, using: str = "") -> None:
+        self._using = using or ("replica" if "replica" in connections else "default")
         self.final = False
         self._params: dict[str, Any] = {}
         if period is None:
@@ -112,6 +112,10 @@ class Board:
     def head(self, limit: int, *, skip: int = 0) -> list[Seat]:
         """`limit` rows in order, after the first `skip`."""
         return [Seat(*row) for row in self._run(_HEAD, limit=limit, skip=skip)]
+
+    def size(self) -> int:
+        """How many are ranked."""
+        return next(self._run(f"SELECT count(*) {_LISTED}"))[0]
 
     def everyone(self) -> Iterator[Seat]:
         """The whole board in its order, for checks."""

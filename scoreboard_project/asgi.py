@@ -12,7 +12,7 @@ _django = get_asgi_application()
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from scoreboard_project import background, ended_access
+from scoreboard_project import background, ended_access, redis_client
 from scoreboard_project.api_handler import PROBES, api_handler
 from scoreboard_project.db import off_loop
 from scoreboard_project.page_handler import Pages
@@ -57,6 +57,8 @@ async def _lifespan(_scope: dict, receive: Callable, send: Callable) -> None:
         if message["type"] == "lifespan.startup":
             with contextlib.suppress(Exception):  # PostgreSQL is away: /readyz says so, and asks again
                 await off_loop(ended_access.look_first)
+            with contextlib.suppress(Exception):
+                await off_loop(redis_client.warn_of_eviction)
             background.ensure()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":

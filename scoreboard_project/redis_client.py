@@ -87,6 +87,13 @@ def client() -> redis.Redis:
     )
 
 
+def warn_of_eviction() -> None:
+    """A Redis that evicts keys when it is full would drop limits and boards. Raises: `Down`."""
+    policy = client().info("memory").get("maxmemory_policy", "unknown")
+    if policy != "noeviction":
+        log.warning("redis_may_evict", maxmemory_policy=policy, wanted="noeviction")
+
+
 @cache
 def unhurried() -> redis.Redis:
     """For bulk work that no request waits for, and that may be repeated: a busy Redis is waited for."""

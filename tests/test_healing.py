@@ -1,12 +1,16 @@
 """The board heals: what a crash between COMMIT and Redis left out, what a flush took, what ran while Redis was away."""
 
+import asyncio
 import threading
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
+from structlog.testing import capture_logs
 
-from leaderboard import board, healing, ledger
+from leaderboard import audit, board, healing, ledger
 from leaderboard.models import Score
+from scoreboard_project import redis_client
 from scoreboard_project.redis_client import client
 from tests.conftest import make_player
 from tests.test_ledger import award
@@ -117,3 +121,91 @@ def test_a_rebuild_in_chunks_holds_everybody(world, monkeypatch):
         award(player, 1 + number % 4)
     assert healing.rebuild() == 10
     assert healing.disagreements() == []
+
+
+# --- What somebody else did in Redis ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audited(monkeypatch):
+    """A healing round that looks, however short a time ago it looked last."""
+
+    def heal() -> None:
+        monkeypatch.setattr(audit, "_next_at", 0.0)
+        healing.heal()
+
+    monkeypatch.setattr(audit, "_suspicion", None)
+    heal()
+    return heal
+
+
+DAMAGE = {
+    "a forged leader": lambda alice: client().zadd(board.ORDER, {f"{0:016x}{'f' * 32}": -10_000}),
+    "a forged last": lambda alice: client().zadd(board.ORDER, {f"{0:016x}{'f' * 32}": -1}),
+    "another score": lambda alice: client().zincrby(board.ORDER, -5, client().zrange(board.ORDER, 0, 0)[0]),
+    "a player taken off": lambda alice: client().zrem(board.ORDER, client().zrange(board.ORDER, 0, 0)[0]),
+    "the profiles gone": lambda alice: client().delete(board.PLAYERS),
+    "one profile gone": lambda alice: client().hdel(board.PLAYERS, alice.pk.hex),
+    "the order gone": lambda alice: client().delete(board.ORDER),
+    "a profile of rubbish": lambda alice: client().hset(board.PLAYERS, alice.pk.hex, "\x00 rubbish"),
+    "another name": lambda alice: client().hset(board.PLAYERS, alice.pk.hex, "9 0 0 100 0 0 0 " + '["root",null]'),
+    "profiles of another type": lambda alice: (client().delete(board.PLAYERS), client().set(board.PLAYERS, "x")),
+    "an order of another type": lambda alice: (client().delete(board.ORDER), client().set(board.ORDER, "x")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_damage_in_redis_costs_no_answer_and_is_healed(api, alice, bob, audited, damage):
+    await sync_to_async(award)(alice, 100)
+    await sync_to_async(award)(bob, 20)
+    await sync_to_async(audited)()
+    DAMAGE[damage](alice)
+    for asked in ("?limit=7", "?limit=8&period=day"):
+        answer = await api.call("GET", f"/scores/leaderboard{asked}", who=alice)
+        assert answer.status_code == 200, answer.text
+    assert (await api.call("GET", "/scores/around-me", who=alice)).status_code == 200
+    await sync_to_async(award)(alice, 1)
+    for _ in range(4):  # the application's own rounds may take a turn
+        await sync_to_async(audited)()
+        await asyncio.sleep(0.1)
+    assert await sync_to_async(healing.disagreements)() == []
+    assert (await sync_to_async(board.top)()).rows[0]["username"] == "alice"
+
+
+def test_what_is_being_committed_is_no_damage(alice, bob, audited, unseen, monkeypatch):
+    rebuilt = []
+    monkeypatch.setattr(healing, "rebuild", lambda: rebuilt.append(1))
+    award(bob, 10)
+    real = healing._reapply
+    monkeypatch.setattr(healing, "_reapply", lambda since: 0)  # it never comes to it between the looks
+    show = ledger._show
+    for points in (1, 2, 3):  # each look finds another line on its way
+        unseen()
+        award(alice, points)
+        audited()
+        monkeypatch.setattr(ledger, "_show", show)
+        real(since=0)
+    audited()
+    assert rebuilt == []
+
+
+def test_it_looks_twice_a_minute_only(alice, audited, monkeypatch):
+    looks = []
+    monkeypatch.setattr(audit, "_look", lambda: looks.append(1) or audit._Look(frozenset(), 0, 0))
+    for _ in range(5):
+        healing.heal()
+    assert looks == []
+    audited()
+    assert looks == [1]
+
+
+def test_a_redis_that_may_evict_is_warned_of(world):
+    policy = client().config_get("maxmemory-policy")["maxmemory-policy"]
+    try:
+        for name, warned in (("noeviction", False), ("allkeys-lru", True)):
+            client().config_set("maxmemory-policy", name)
+            with capture_logs() as lines:
+                redis_client.warn_of_eviction()
+            assert any(line["event"] == "redis_may_evict" for line in lines) == warned
+    finally:
+        client().config_set("maxmemory-policy", policy)
