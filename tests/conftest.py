@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -100,6 +101,13 @@ def _no_secret_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         leaked = [*SECRET.findall(text), *(secret for secret in (PASSWORD, *settings) if secret in text)]
         found += [f"{log}: {len(leaked)}, the first begins with {leaked[0][:12]}"] if leaked else []
     assert not found, found
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for that of a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -129,8 +129,8 @@ def test_neither_serve_nor_a_web_process_starts_with_them(tmp_path, how):
     assert not (tmp_path / "unused").exists()
 
 
-def test_the_embedded_default_may_have_debug_on(tmp_path):
-    environment = {"DEBUG": "on", "DATA_DIR": str(tmp_path / "data"), "PATH": os.environ["PATH"], "ALLOWED_HOSTS": "*"}
+def test_the_embedded_default_may_have_debug_on(short_path):
+    environment = {"DEBUG": "on", "DATA_DIR": str(short_path / "data"), "PATH": os.environ["PATH"], "ALLOWED_HOSTS": "*"}
     status, said = started(environment, "manage.py", "check")
     assert status == 0, said
 

@@ -302,14 +302,14 @@ def test_the_sign_ins_that_are_printed_are_good(lively):
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
-def test_a_taken_port_is_refused_with_the_next_free_one(quiet, tmp_path):
+def test_a_taken_port_is_refused_with_the_next_free_one(quiet, short_path):
     for command in (["manage.py", "serve"], ["run.py"]):
-        said, seconds = refused(*command, PORT=str(quiet.port), DATA_DIR=str(tmp_path / "data"))
+        said, seconds = refused(*command, PORT=str(quiet.port), DATA_DIR=str(short_path / "data"))
         print(f"{command[0]} refused a taken port in {seconds:.1f} s")
         free = re.fullmatch(rf"Port {quiet.port} on 127\.0\.0\.1 is taken\..* PORT=(\d+) python3 run\.py\n", said)[1]
         assert quiet.port < int(free) < quiet.port + 100
         assert seconds < (5 if command[0] == "manage.py" else 2)
-    assert not (tmp_path / "data" / "postgres").exists()
+    assert not (short_path / "data" / "postgres").exists()
 
 
 def test_a_second_serve_in_the_same_folder_is_refused(quiet):
