@@ -80,11 +80,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_message = False
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        self._in_message = False
-        self._stop_waiting()
-        super().handle_websocket_upgrade()
-
     def send_400_response(self, msg: str) -> None:
         self._refuse(*self._refusal)
 

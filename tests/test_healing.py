@@ -172,6 +172,39 @@ async def test_damage_in_redis_costs_no_answer_and_is_healed(api, alice, bob, au
     assert (await sync_to_async(board.top)()).rows[0]["username"] == "alice"
 
 
+def test_what_cannot_be_read_is_made_anew_by_the_very_next_round(alice, monkeypatch):
+    monkeypatch.setattr(audit, "_next_at", float("inf"))  # nobody compares
+    award(alice, 100)
+    client().delete(board.PLAYERS)
+    with pytest.raises(board.Cold):
+        board.top()
+    healing.heal()
+    assert board.standings([alice.pk]) == [(1, 100)]
+
+
+def test_what_is_held_of_one_player_holds_up_no_other(alice, bob):
+    award(alice, 100)
+    client().hset(board.PLAYERS, alice.pk.hex, "\x00 rubbish")
+    scores = Score.objects.select_related("player").order_by("player__username")
+    award(bob, 20)
+    board.place([ledger.standing(score) for score in scores])
+    assert [points for _, points in board.standings([alice.pk, bob.pk])] == [100, 20]
+
+
+@pytest.mark.parametrize("damage", ["a forged last", "the last taken off"])
+def test_beyond_its_head_the_size_of_the_board_tells(alice, bob, audited, monkeypatch, damage):
+    monkeypatch.setattr(audit, "HEAD", 1)
+    award(alice, 100)
+    award(bob, 20)
+    if damage == "a forged last":
+        DAMAGE[damage](alice)
+    else:
+        client().zremrangebyrank(board.ORDER, -1, -1)
+    audited()
+    audited()
+    assert healing.disagreements() == []
+
+
 def test_what_is_being_committed_is_no_damage(alice, bob, audited, unseen, monkeypatch):
     rebuilt = []
     monkeypatch.setattr(healing, "rebuild", lambda: rebuilt.append(1))
