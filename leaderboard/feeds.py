@@ -66,6 +66,7 @@ class Feed:
         self.picture: board.Top | None = None
         self.period: Period | None = None
         self._newcomers = 0
+        self._last = 0.0  # when the last picture was begun to be sent, or none was due; the loop's time
         self._stir = asyncio.Event()
         self._fresh = asyncio.Event()
 
@@ -93,6 +94,7 @@ class Feed:
 
     async def pace(self) -> None:
         """A fresh look at the board when something stirred, at most once an interval, and each second in any case."""
+        loop = asyncio.get_running_loop()
         while True:
             if self.idle:
                 self._fresh.clear()
@@ -102,9 +104,10 @@ class Feed:
             try:
                 await self._look()
             except Exception as exc:
+                self._last = loop.time()
                 log.warning("board_not_read", period=self.kind, error=type(exc).__name__)
-            # From the sending on, not from the beginning of the look: looks differ, and the interval is a promise.
-            await asyncio.sleep(settings.LIVE_INTERVAL_MS / 1000)
+            # From one sending's beginning to the next: looks differ, and handing a picture to 2000 sockets takes its time too.
+            await asyncio.sleep(max(0, self._last + settings.LIVE_INTERVAL_MS / 1000 - loop.time()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stir.wait(), LOST_NEWS_SECONDS)
             self._stir.clear()
@@ -117,6 +120,7 @@ class Feed:
             # Read from PostgreSQL, or from a Redis whose clock is behind: on a socket `seq` only grows all the same.
             new = board.Top(old.seq + changed, new.changed_at, new.rows)
         self.picture, self.period = new, period
+        self._last = asyncio.get_running_loop().time()
         self._fresh.set()
         if old is None or not changed:
             return
