@@ -6,6 +6,7 @@ Redis board, and kept where they are better. A place that was held for less than
 
 from datetime import datetime, timedelta
 from typing import cast
+from uuid import UUID
 
 from django.db import connection
 
@@ -19,7 +20,11 @@ LOOKS_BACK = timedelta(hours=1)  # where Redis does not know when the last look 
 
 _TURN, _UNTIL = "{best}:turn", "{best}:until"
 
-_CHANGED = "SELECT player_id, revision FROM leaderboard_score WHERE revision > 0 AND updated_at >= %s"
+MOST = 10_000  # scores in one look; what a bulk change leaves over is the next look's
+
+_CHANGED = """
+SELECT player_id, revision, updated_at FROM leaderboard_score WHERE revision > 0 AND updated_at >= %s ORDER BY updated_at LIMIT %s
+"""
 # Only of scores that are still what they were when the places were read: a correction in between has forgotten the place.
 _KEEP = """
 INSERT INTO leaderboard_bestrank AS b (player_id, rank, reached_at)
@@ -40,8 +45,11 @@ def look() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT now()")
         now: datetime = cursor.fetchone()[0]
-        cursor.execute(_CHANGED, [_last_look(now) - OVERLAP])
-        changed = cursor.fetchall()
+        last_look = _last_look(now)
+        cursor.execute(_CHANGED, [last_look - OVERLAP, MOST])
+        found = cursor.fetchall()
+        changed = [(player_id, revision) for player_id, revision, _ in found]
+        until = _reached(found) if len(found) == MOST else max(now, last_look)
         better = 0
         for start in range(0, len(changed), CHUNK):
             chunk = changed[start : start + CHUNK]
@@ -51,8 +59,14 @@ def look() -> int:
                 players, revisions, ranks = map(list, zip(*seen, strict=True))
                 cursor.execute(_KEEP, {"players": players, "revisions": revisions, "ranks": ranks})
                 better += cursor.rowcount
-    client().set(_UNTIL, now.isoformat())
+    client().set(_UNTIL, until.isoformat())
     return better
+
+
+def _reached(found: list[tuple[UUID, int, datetime]]) -> datetime:
+    """Where the next look goes on; past a moment at which more changed than one look takes, or it would see these for ever."""
+    first, last = found[0][2], found[-1][2]
+    return last + OVERLAP + timedelta(microseconds=first == last)
 
 
 def _last_look(now: datetime) -> datetime:

@@ -22,12 +22,14 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any, cast
 
 import structlog
+from redis.client import Pipeline
 
 from leaderboard import board_scripts as lua
 from leaderboard import periods
@@ -300,8 +302,16 @@ def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
     gone = {key_of(period): _gone_at(period) for period in [*running, *periods.following(running)]}
     aside = {key: f"{key}:{uuid.uuid4().hex}" for key in (ORDER, PLAYERS, *gone)}
     try:
-        for chunk in everyone:
-            _build(chunk, aside)
+        # One chunk is written while the next is prepared: Redis takes as long for one as Python does.
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            writing: Future | None = None
+            for chunk in everyone:
+                prepared = _prepared(chunk, aside)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_write, prepared)
+            if writing is not None:
+                writing.result()
         for key in (ORDER, PLAYERS):
             client().persist(aside[key])
         pairs = [name for key in gone for name in (key, aside[key])]
@@ -311,8 +321,8 @@ def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
         client().delete(*aside.values())
 
 
-def _build(chunk: Sequence[Standing], aside: dict[str, str]) -> None:
-    """Write a chunk into what stands aside: `order`, `players`, and the running periods' sorted sets."""
+def _prepared(chunk: Sequence[Standing], aside: dict[str, str]) -> Pipeline:
+    """What writes a chunk into what stands aside: `order`, `players`, and the running periods' sorted sets."""
     sets: defaultdict[str, dict[Any, float]] = defaultdict(dict)
     held: dict[Any, Any] = {}
     for standing in chunk:
@@ -326,13 +336,18 @@ def _build(chunk: Sequence[Standing], aside: dict[str, str]) -> None:
             for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], earned, strict=True):
                 if gained > 0 and key in aside:
                     sets[key][f"{earned_at}{id_}"] = -gained
-    with unhurried().pipeline(transaction=False) as pipe:
-        for key, members in sets.items():
-            pipe.zadd(aside[key], members)
-        pipe.hset(aside[PLAYERS], mapping=held)
-        for key in (*sets, PLAYERS):  # an abandoned attempt must not stay for ever
-            pipe.expire(aside[key], 600)
-        pipe.execute()
+    pipe = unhurried().pipeline(transaction=False)
+    for key, members in sets.items():
+        pipe.zadd(aside[key], members)
+    pipe.hset(aside[PLAYERS], mapping=held)
+    for key in (*sets, PLAYERS):  # an abandoned attempt must not stay for ever
+        pipe.expire(aside[key], 600)
+    return pipe
+
+
+def _write(prepared: Pipeline) -> None:
+    with prepared:
+        prepared.execute()
 
 
 def everyone(period: Period | None = None) -> Iterator[tuple[int, uuid.UUID, int]]:

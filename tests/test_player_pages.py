@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from leaderboard import avatars, best_ranks, closing, days, healing, ledger, moderation, periods, profiles
+from leaderboard import avatars, best_ranks, closing, days, healing, ledger, moderation, periods, profiles, sample_players
 from leaderboard.models import BestRank, PastPeriod, Player, Score, ScoreEntry
 from scoreboard_project.redis_client import client as redis_client
 from tests.conftest import make_player
@@ -293,6 +293,23 @@ def test_who_is_off_the_board_has_no_rank_to_keep(world, alice, bob):
     healing.rebuild()
     award(bob, 5)
     assert minute_later() == 1 and best() == {"bob": 1}
+
+
+def test_a_bulk_change_is_looked_at_a_part_at_a_time_and_holds_up_nobody_behind_it(world, monkeypatch):
+    monkeypatch.setattr(best_ranks, "MOST", 10)
+    list(sample_players.seed(25))
+    healing.rebuild()
+    kept = []
+    for _ in range(4):
+        redis_client().delete("{best}:turn")
+        best_ranks.look()
+        kept.append(BestRank.objects.count())
+    assert kept[0] == 10  # all of one moment: the rest of them is passed by
+    late = make_player("late")
+    moderation.adjust(player_id=late.pk, points=10**9, moderator=make_player("clerk"), reason="x")
+    redis_client().delete("{best}:turn")
+    best_ranks.look()
+    assert BestRank.objects.filter(player=late, rank=1).exists()
 
 
 def test_a_redemption_neither_reads_nor_writes_best_ranks():
