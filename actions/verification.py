@@ -4,6 +4,7 @@ A kind is a class with one instance in `actions.kinds.KINDS`; an action type nam
 JSON. To add one: subclass `Verification`, put it into `KINDS`, done; admin offers it at once.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -32,7 +33,7 @@ class InvalidEvidence(Invalid):
     message = "What was sent does not prove that the action was completed."
 
 
-class Verification:
+class Verification(ABC):
     """One kind of verification.
 
     Attributes:
@@ -63,10 +64,10 @@ class Verification:
             raise ValidationError({"settings": problems})
         action_type.settings = form.cleaned_data
 
+    @abstractmethod
     def verify(self, action_type: ActionType, player_id: UUID, data: dict[str, Any]) -> str | None:
         """Judge a completion's `actionData`.
 
         Returns: the occurrence it is for, where that may count only once (at most 64 characters); None where it may repeat.
         Raises: `InvalidEvidence`.
         """
-        raise NotImplementedError
