@@ -23,7 +23,7 @@ from actions.verification import UTC_DAY, ActionNotAllowed
 from scoreboard_project import limits, metrics
 from scoreboard_project.db import off_loop, run_statement
 from scoreboard_project.errors import RateLimited, Unauthorized, Unavailable
-from scoreboard_project.group_commit import AGAIN, Again, GroupCommit
+from scoreboard_project.group_commit import AGAIN, Again, GroupCommit, Lane
 from scoreboard_project.timestamps import timestamp
 
 UNREDEEMED = "unredeemed"  # the layer of limits that counts them
@@ -79,7 +79,8 @@ class Issued:
 # `tally` moves the counter of (player, type) on, or, where cap or cooldown forbid, leaves it: then there is no row, and no
 # completion. A row can move once in a statement, so a player's second completion of a counted type waits for the next batch.
 # A completion that is on record already is one whose answer from PostgreSQL was lost: it was accepted then. One whose
-# occurrence is on record is refused, with the first one's token (`first_…`) for as long as that can be redeemed.
+# occurrence is on record is refused, with the first one's token (`first_…`) for as long as that can be redeemed; for those
+# without one nothing is looked up (LATERAL; else all of a player's completions were read).
 _COMPLETE = """
 WITH asked AS MATERIALIZED (
     SELECT action_id, token_id, player_id, slug, kind, data, client_timestamp, request_id, server_key_id, i,
@@ -104,8 +105,10 @@ judged AS MATERIALIZED (
            END AS refusal
     FROM named, asked a
     LEFT JOIN actions_actionlog l ON l.action_id = a.action_id
-    LEFT JOIN actions_actionlog o
-           ON o.player_id = a.player_id AND o.action_type_id = a.slug AND o.occurrence = a.occurrence
+    LEFT JOIN LATERAL (
+        SELECT * FROM actions_actionlog o
+        WHERE a.occurrence IS NOT NULL AND o.player_id = a.player_id AND o.action_type_id = a.slug AND o.occurrence = a.occurrence
+    ) o ON true
     LEFT JOIN actions_actiontype t ON t.slug = a.slug
     LEFT JOIN leaderboard_player p ON p.id = a.player_id
     LEFT JOIN leaderboard_score s ON s.player_id = a.player_id
@@ -200,7 +203,8 @@ def _verified_in_thread(completion: Completion, action_type: ActionType) -> str 
 
 
 def _rate(item: Completion) -> limits.Take:
-    return limits.Take("actions", item.player_id.hex, 0 if item.charged else settings.ACTION_RATE_LIMIT)
+    limit = 0 if item.charged else settings.ACTION_RATE_LIMIT
+    return limits.Take("actions", item.player_id.hex, limit, ticket=item.action_id.hex)
 
 
 def _hold(item: Completion) -> limits.Take:
@@ -299,4 +303,5 @@ def _repeated(item: Completion, row: dict[str, Any]) -> ActionNotAllowed:
     return ActionNotAllowed(message, details=details)
 
 
-_completions: GroupCommit[Completion, Issued] = GroupCommit("complete", complete_batch)
+LANE = Lane("commit")
+_completions: GroupCommit[Completion, Issued] = GroupCommit(LANE, complete_batch)

@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 
 from actions import watch
-from actions.completion import UNREDEEMED
+from actions.completion import LANE, UNREDEEMED
 from actions.score_tokens import Claim, InvalidToken, open_token
 from actions.verification import ActionNotAllowed
 from leaderboard import ledger
@@ -197,4 +197,4 @@ def receipt(line: ledger.Line) -> dict[str, object]:
     }
 
 
-_redemptions: GroupCommit[_Wish, Redemption] = GroupCommit("redeem", redeem_batch)
+_redemptions: GroupCommit[_Wish, Redemption] = GroupCommit(LANE, redeem_batch)

@@ -7,6 +7,7 @@ gracefully on SIGTERM, SIGINT, or when `--parent-fd` (a pipe that only the paren
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -136,6 +137,11 @@ def serve(options: argparse.Namespace) -> None:
     from scoreboard_project import probes  # only now: it may need Django's settings
 
     allow_descriptors()
+    # What is loaded by now stays: no collection need look at it again. And requests leave few cycles: with the usual 700 objects
+    # between looks, collecting took a tenth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
     server = WebServer(config, ready_fd=options.ready_fd, on_stop=probes.start_draining)
     # After its graceful stop uvicorn raises the signal again, for whoever handled it before.

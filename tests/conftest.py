@@ -27,7 +27,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
-from actions import catalogue, completion, redemption
+from actions import catalogue, completion
 from actions.apps import _make_moderators
 from actions.models import ActionType
 from leaderboard import healing
@@ -52,9 +52,8 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
     # Real hashing takes a third of a second a player; what is hashed how is Django's to test.
     django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     yield
-    for lane in (completion._completions, redemption._redemptions):
-        lane.in_thread(lambda: connection.close())  # noqa: PLW0108 - the thread's own connection, not ours
-        lane.close()
+    completion.LANE.in_thread(lambda: connection.close())  # noqa: PLW0108 - the thread's own connection, not ours
+    completion.LANE.close()
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -169,7 +169,7 @@ async def test_a_connection_that_postgresql_dropped_is_replaced_unseen(api, alic
 
     await api.earn(alice)
     backends = []
-    redemption._redemptions.in_thread(lambda: backends.append(connection.connection.info.backend_pid))
+    redemption.LANE.in_thread(lambda: backends.append(connection.connection.info.backend_pid))
 
     def drop() -> None:
         with connection.cursor() as cursor:

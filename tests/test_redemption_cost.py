@@ -78,7 +78,7 @@ async def test_the_statement_is_planned_once(api, alice, no_limits):
 
     from actions import redemption
 
-    redemption._redemptions.in_thread(look)
+    redemption.LANE.in_thread(look)
     assert prepared[0][0] >= 8
 
 
