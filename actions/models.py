@@ -48,7 +48,8 @@ class ActionType(models.Model):
 class ActionTally(models.Model):
     """How often a player has completed a type today, and when last: what cooldowns and daily caps are decided by."""
 
-    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    # The unique constraint's index finds a player's rows too.
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)
     action_type = models.ForeignKey(ActionType, models.CASCADE, related_name="+")
     day = models.DateField(help_text=_("UTC"))
     count = models.PositiveIntegerField()
@@ -71,8 +72,9 @@ class ActionLog(models.Model):
 
     action_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     token_id = models.UUIDField(unique=True, help_text=_("The `jti` of the one score token that was issued."))
-    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="actions")
-    action_type = models.ForeignKey(ActionType, models.PROTECT, related_name="completions")
+    # Each index is written to by each completion: none that another one covers, or that only the deletion of a type would use.
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="actions", db_index=False)
+    action_type = models.ForeignKey(ActionType, models.PROTECT, related_name="completions", db_index=False)
     points = models.PositiveIntegerField()
     data = models.JSONField(default=dict, help_text=_("What the client sent as actionData."))
     client_timestamp = models.DateTimeField(null=True, help_text=_("The client's clock: recorded, never trusted."))
@@ -82,7 +84,7 @@ class ActionLog(models.Model):
         null=True,
         help_text=_("What it was for, where that counts once: a UTC day, an attempt, a match."),
     )
-    server_key = models.ForeignKey("ServerKey", models.PROTECT, null=True, related_name="+")
+    server_key = models.ForeignKey("ServerKey", models.PROTECT, null=True, related_name="+", db_index=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     expires_at = models.DateTimeField()
 
@@ -100,6 +102,7 @@ class ActionLog(models.Model):
         ]
         indexes = [
             models.Index(fields=["player", "created_at"], name="action_by_player"),
+            models.Index(fields=["server_key"], condition=Q(server_key__isnull=False), name="action_by_server_key"),
             # Rows come in the order of time, so an index of page ranges finds the latest at next to no cost for a write.
             BrinIndex(fields=["created_at"], name="action_by_time", autosummarize=True),
         ]

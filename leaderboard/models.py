@@ -170,7 +170,8 @@ class ModerationAct(models.Model):
 class ScoreEntry(models.Model):
     """One line of the ledger. Never edited or deleted: a wrong line is answered by one that `reverses` it."""
 
-    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="entries")
+    # `entry_by_player` finds a player's lines; a second index of them is one more for each award to write to.
+    player = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="entries", db_index=False)
     points = models.BigIntegerField(help_text=_("Whole points; below zero only when correcting."))
     score_after = models.BigIntegerField(help_text=_("The player's score once this line was added."))
     source = models.UUIDField(help_text=_("What moved the points: an action, or a moderation act."))
