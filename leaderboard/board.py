@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 ORDER, PLAYERS, META = KEYS = ("{board}:2:order", "{board}:2:players", "{board}:2:meta")
 TOP = 10
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 KEPT_SECONDS = 3600  # how long a period's sorted set outlives the period
 
 
@@ -70,17 +71,10 @@ class Standing:
 
     def packed(self) -> tuple[Any, ...]:
         """id, revision, reached_at, earned_at, points, of the day, week and month, profile, listed: as the scripts take them."""
-        profile = json.dumps([self.username, self.avatar_url], ensure_ascii=False, separators=(",", ":"))
-        return (
-            self.player_id.hex,
-            self.revision,
-            f"{microseconds(self.reached_at):016x}",
-            f"{microseconds(self.earned_at) if self.earned_at else 0:016x}",
-            self.points,
-            *self.earned,
-            profile,
-            int(self.listed),
-        )
+        reached = f"{microseconds(self.reached_at):016x}"
+        earned = f"{microseconds(self.earned_at) if self.earned_at else 0:016x}"
+        profile = _encoder.encode([self.username, self.avatar_url])
+        return self.player_id.hex, self.revision, reached, earned, self.points, *self.earned, profile, int(self.listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,23 +317,24 @@ def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
 
 def _prepared(chunk: Sequence[Standing], aside: dict[str, str]) -> Pipeline:
     """What writes a chunk into what stands aside: `order`, `players`, and the running periods' sorted sets."""
-    sets: defaultdict[str, dict[Any, float]] = defaultdict(dict)
-    held: dict[Any, Any] = {}
+    sets: defaultdict[str, list[Any]] = defaultdict(list)  # score, member, score, member…
+    held: list[Any] = []
     for standing in chunk:
-        id_, revision, reached, earned_at, points, *earned, profile, listed = standing.packed()
-        held[id_] = f"{revision} {reached} {earned_at} {points} {' '.join(map(str, earned))} {profile}"
+        id_, revision, reached, earned_at, points, day, week, month, profile, listed = standing.packed()
+        held += id_, f"{revision} {reached} {earned_at} {points} {day} {week} {month} {profile}"
         if not listed:
             continue
         if points > 0:
-            sets[ORDER][f"{reached}{id_}"] = -points
+            sets[ORDER] += -points, reached + id_
         if standing.earned_at:
-            for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], earned, strict=True):
+            member = earned_at + id_
+            for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], (day, week, month), strict=True):
                 if gained > 0 and key in aside:
-                    sets[key][f"{earned_at}{id_}"] = -gained
+                    sets[key] += -gained, member
     pipe = unhurried().pipeline(transaction=False)
     for key, members in sets.items():
-        pipe.zadd(aside[key], members)
-    pipe.hset(aside[PLAYERS], mapping=held)
+        pipe.execute_command("ZADD", aside[key], *members)  # `zadd` would take all of it apart and together again
+    pipe.hset(aside[PLAYERS], items=held)
     for key in (*sets, PLAYERS):  # an abandoned attempt must not stay for ever
         pipe.expire(aside[key], 600)
     return pipe

@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from leaderboard.models import PastPeriod, ScoreEntry
 from leaderboard.periods import KINDS, Period, containing, of_date, start_in_sql
 from leaderboard.standings import FROM_LEDGER
+from scoreboard_project.db import read_in_bulk
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ def _next(kind: str) -> Period | None:
 def _keep(past: PastPeriod) -> int:
     """Add a period up from the ledger, in place of what was kept. Returns: how many players are in it."""
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL statement_timeout = 0")
+        read_in_bulk()
         cursor.execute("DELETE FROM leaderboard_pastscore WHERE period_id = %s", [past.pk])
         cursor.execute(_KEEP, _params(past))
         players = cursor.rowcount
@@ -132,6 +133,11 @@ def take_back(player_id: uuid.UUID, points: int, counts_at: datetime) -> None:
         )
 
 
+def needs_recount() -> bool:
+    """Whether `recount` would find anything. It only reads."""
+    return bool(_miscounted()) or any(_has_moved(past) or _wrong_in(past) for past in PastPeriod.objects.all())
+
+
 def recount() -> int:
     """Set right whatever is kept of periods and is not what the ledger says. Returns: how many players were counted anew.
 
@@ -140,7 +146,7 @@ def recount() -> int:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         for past in PastPeriod.objects.all():
-            if of_date(past.kind, past.start.date()).start != past.start:  # the week begins on another day now
+            if _has_moved(past):
                 cursor.execute("DELETE FROM leaderboard_pastscore WHERE period_id = %s", [past.pk])
                 cursor.execute("DELETE FROM leaderboard_pastperiod WHERE id = %s", [past.pk])
             elif _wrong_in(past):
@@ -166,13 +172,22 @@ def disagreements() -> list[str]:
     return wrong
 
 
+def _has_moved(past: PastPeriod) -> bool:
+    """The week begins on another day now."""
+    return of_date(past.kind, past.start.date()).start != past.start
+
+
+@transaction.atomic
 def _miscounted() -> list[tuple[uuid.UUID, str]]:
+    read_in_bulk()
     with connection.cursor() as cursor:
         cursor.execute(_MISCOUNTED)
         return cursor.fetchall()
 
 
+@transaction.atomic
 def _wrong_in(past: PastPeriod) -> list[tuple[uuid.UUID, int | None, int | None]]:
+    read_in_bulk()
     with connection.cursor() as cursor:
         cursor.execute(_DIFFERENT, _params(past))
         return cursor.fetchall()

@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from leaderboard import audit, board, closing, ledger, live, periods, standings
 from leaderboard.models import Score
 from scoreboard_project import metrics
+from scoreboard_project.db import read_in_bulk
 
 log = structlog.get_logger(__name__)
 
@@ -24,10 +25,12 @@ CHUNK = 2_000
 PLACED = 250  # standings in one Lua call: among a million players 2,000 took longer than anybody's patience with Redis
 MOST_SENTENCES = 100  # of `disagreements`: a board that is off by one place is off at every place below
 
-# Every change stamped up to here is visible: no transaction that began earlier is still to commit.
+# Every change stamped up to here is visible: no transaction that began earlier is still to commit. One that has begun to write
+# has a number; a young one may be about to; an old one without a number reads, and would hold everybody up.
 _SETTLED = """
 SELECT least(now(), min(xact_start)) - interval '1 millisecond' FROM pg_stat_activity
-WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND (backend_xid IS NOT NULL OR xact_start > clock_timestamp() - interval '5 seconds')
 """
 
 
@@ -52,27 +55,25 @@ def heal() -> int:
 
 def rebuild() -> int:
     """Make the board anew from PostgreSQL and swap it in while it is being read. Returns: how many players are on it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET statement_timeout = 0")
-    try:
-        count = 0
-        mark = _settled()
+    count = 0
+    mark = _settled()
 
-        def everyone() -> Iterator[list[board.Standing]]:
-            nonlocal count
-            standings = ledger.standings(Score.objects.filter(revision__gt=0))
-            while chunk := list(islice(standings, CHUNK)):
-                count += len(chunk)
-                yield chunk
+    def everyone() -> Iterator[list[board.Standing]]:
+        nonlocal count
+        # In the board's order: Redis then writes next to what it has just written, which halves its work.
+        scores = Score.objects.filter(revision__gt=0).order_by("-total_score", "reached_at", "player_id")
+        standings = ledger.standings(scores)
+        while chunk := list(islice(standings, CHUNK)):
+            count += len(chunk)
+            yield chunk
 
+    with transaction.atomic():
+        read_in_bulk()
         seq = board.rebuild(everyone(), mark)
-        _reapply(since=board.microseconds(mark))
-        live.announce(changed=True, gains=[])
-        log.info("board_rebuilt", players=count, seq=seq)
-        return count
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("RESET statement_timeout")
+    _reapply(since=board.microseconds(mark))
+    live.announce(changed=True, gains=[])
+    log.info("board_rebuilt", players=count, seq=seq)
+    return count
 
 
 def _settled() -> datetime:
@@ -107,7 +108,8 @@ def _reapply(*, since: int) -> int:
 
 def disagreements() -> list[str]:
     """Every player whose score is not the sum of its ledger, or whom the board shows wrongly; one sentence each."""
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        read_in_bulk()
         cursor.execute(
             "SELECT p.username, s.total_score, coalesce(sum(e.points), 0), count(e.id), s.revision "
             "FROM leaderboard_score s JOIN leaderboard_player p ON p.id = s.player_id "

@@ -41,7 +41,7 @@ def engine(data_dir: Path, user: pwd.struct_passwd | None, say: Callable[[str], 
     cluster, sockets = data_dir / "postgres", sockets_folder(data_dir)
     _make_cluster(cluster, binaries, user, say)
     settings = {"listen_addresses": "", "unix_socket_directories": f'"{sockets}"', "unix_socket_permissions": "0700"}
-    settings |= {"port": "5432", "max_connections": "100", "shared_buffers": "128MB"}
+    settings |= {"port": "5432", "max_connections": "100", "shared_buffers": f"{_cache_mib()}MB"}
     settings |= {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     settings |= {"timezone": "UTC", "log_timezone": "UTC", "log_line_prefix": "%m [%p] %a "}
     # Django writes values into its statements, session keys and password hashes too: an error's statement stays out of the log.
@@ -55,6 +55,11 @@ def engine(data_dir: Path, user: pwd.struct_passwd | None, say: Callable[[str], 
         answers=lambda: answers(data_dir, "postgres"),
         stop_signals=[(signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0)],
     )
+
+
+def _cache_mib() -> int:
+    """A quarter of the memory, as PostgreSQL advises, at most 1 GiB; what is not used is not taken."""
+    return max(128, min(1024, psutil.virtual_memory().total // 4 // 2**20))
 
 
 def answers(data_dir: Path, database: str) -> bool:

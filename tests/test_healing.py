@@ -80,6 +80,33 @@ def test_the_watermark_waits_for_a_transaction_that_is_still_open(alice, bob, un
     assert board.standings([alice.pk]) == [(1, 7)]
 
 
+def test_a_transaction_that_had_not_begun_to_write_when_the_watermark_moved_is_found_later(alice, bob):
+    begun, may_write = threading.Event(), threading.Event()
+
+    def slow_start() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SELECT now()")  # what it writes will be stamped with this moment
+                begun.set()
+                may_write.wait(5)
+                cursor.execute(  # as an award does; its process dies before the board hears of it
+                    "UPDATE leaderboard_score SET total_score = 7, revision = 1, updated_at = now() WHERE player_id = %s",
+                    [alice.pk],
+                )
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=slow_start)
+    thread.start()
+    begun.wait(5)
+    time.sleep(0.05)  # further back than the milliseconds that a watermark stays behind anyway
+    healing.heal()
+    may_write.set()
+    thread.join()
+    healing.heal()
+    assert board.standings([alice.pk]) == [(1, 7)]
+
+
 def test_what_is_written_during_a_rebuild_is_on_the_rebuilt_board(alice, bob, monkeypatch):
     award(alice, 5)
     original = board.rebuild
