@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -50,9 +51,10 @@ def channels() -> list[str]:
     return [str(channel) for channel, where in wanted.items() if where]
 
 
-def owe(flag: Flag) -> None:
-    """Note that a new flag is to be sent. Call in the transaction that raises it."""
-    AlertDelivery.objects.bulk_create(AlertDelivery(flag=flag, channel=channel) for channel in channels())
+def owe(flag_ids: Iterable[int]) -> None:
+    """Note that new flags are to be sent. Call in the transaction that raises them."""
+    wanted = channels()
+    AlertDelivery.objects.bulk_create(AlertDelivery(flag_id=id_, channel=channel) for id_ in flag_ids for channel in wanted)
 
 
 def deliver() -> int:

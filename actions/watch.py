@@ -1,7 +1,9 @@
 """What looks wrong: a flag for staff with its evidence, a WARNING line and a counter. Nobody is blocked by it."""
 
+import json
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -9,11 +11,12 @@ from django.db import connection, transaction
 
 from actions import alerts
 from actions.models import Flag
-from leaderboard.models import Player
 from scoreboard_project import limits, metrics
 from scoreboard_project.request_id import network
 
 log = structlog.get_logger(__name__)
+
+Evidence = dict[str, Any]
 
 POINTS_A_MINUTE = 1000
 ACTIONS_AN_HOUR = 100
@@ -67,6 +70,18 @@ WHERE entry.created_at > now() - interval '75 seconds' AND entry.points > %(thre
 """
 
 
+# One open flag per kind and subject; only its first raising is news. An address is nobody's, and an account may be gone: its
+# access tokens live on for minutes.
+_RAISE = """
+INSERT INTO actions_flag (kind, subject, player_id, evidence)
+SELECT %(kind)s, new.subject, player.id, new.evidence
+FROM unnest(%(subjects)s::text[], %(players)s::uuid[], %(evidence)s::jsonb[]) AS new (subject, player_id, evidence)
+LEFT JOIN leaderboard_player player ON player.id = new.player_id
+ON CONFLICT (kind, subject) WHERE closed_at IS NULL DO NOTHING
+RETURNING id, subject
+"""
+
+
 def sweep() -> None:
     """Look over what was completed and paid in the last seconds; one server process at a time."""
     with transaction.atomic(), connection.cursor() as cursor:
@@ -74,14 +89,14 @@ def sweep() -> None:
         if not cursor.fetchone()[0]:
             return
         cursor.execute(_FAST_GAINS, {"threshold": POINTS_A_MINUTE})
-        for player_id, gained in cursor.fetchall():
-            _raise_flag(Flag.Kind.FAST_GAIN, player_id, {"pointsInAMinute": gained, "threshold": POINTS_A_MINUTE})
+        gains = {player: {"pointsInAMinute": gained, "threshold": POINTS_A_MINUTE} for player, gained in cursor}
+        _raise_flags(Flag.Kind.FAST_GAIN, gains)
         cursor.execute(_MANY_ACTIONS, {"threshold": ACTIONS_AN_HOUR})
-        for player_id, actions in cursor.fetchall():
-            _raise_flag(Flag.Kind.MANY_ACTIONS, player_id, {"actionsInAnHour": actions, "threshold": ACTIONS_AN_HOUR})
+        busy = {player: {"actionsInAnHour": actions, "threshold": ACTIONS_AN_HOUR} for player, actions in cursor}
+        _raise_flags(Flag.Kind.MANY_ACTIONS, busy)
         cursor.execute(_LARGE_ADJUSTMENTS, {"threshold": ADJUSTED_POINTS})
         for player_id, points, line, moderator in cursor.fetchall():
-            _raise_flag(Flag.Kind.LARGE_ADJUSTMENT, player_id, {"points": points, "line": str(line), "moderator": moderator})
+            _raise_flags(Flag.Kind.LARGE_ADJUSTMENT, {player_id: {"points": points, "line": str(line), "moderator": moderator}})
 
 
 def failed_redemption(player_id: uuid.UUID, address: str, code: str) -> None:
@@ -94,25 +109,31 @@ def failed_redemption(player_id: uuid.UUID, address: str, code: str) -> None:
             if len(_quiet_until) > 10_000:
                 _quiet_until.clear()
             _quiet_until[subject] = time.monotonic() + QUIET_SECONDS
-            _raise_flag(Flag.Kind.FAILED_REDEMPTIONS, subject, evidence)
+            _raise_flags(Flag.Kind.FAILED_REDEMPTIONS, {subject: evidence})
 
 
 def never_issued(player_id: uuid.UUID, action_id: uuid.UUID) -> None:
     """A token with our signature that we never gave out: a key may have leaked."""
-    _raise_flag(Flag.Kind.NEVER_ISSUED, player_id, {"actionId": str(action_id)})
+    _raise_flags(Flag.Kind.NEVER_ISSUED, {player_id: {"actionId": str(action_id)}})
 
 
-def _raise_flag(kind: Flag.Kind, subject: uuid.UUID | str, evidence: dict[str, Any]) -> None:
-    """One open flag per kind and subject; only its first raising is news."""
-
-    def player() -> Player | None:  # None for an address, and for an account that is gone: its access tokens live on for minutes
-        return Player.objects.filter(pk=subject).first() if isinstance(subject, uuid.UUID) else None
-
-    defaults: dict[str, Any] = {"player": player, "evidence": evidence}
-    with transaction.atomic():
-        flag, new = Flag.objects.get_or_create(kind=kind, subject=str(subject), closed_at=None, defaults=defaults)
-        if new:
-            alerts.owe(flag)
-    if new:
-        metrics.alerts.labels(kind).inc()
-        log.warning("alert", kind=str(kind), subject=str(subject), **evidence)
+def _raise_flags(kind: Flag.Kind, found: Mapping[uuid.UUID, Evidence] | Mapping[uuid.UUID | str, Evidence]) -> None:
+    """`found`: subject → evidence. In one statement: an event at which a thousand players gain a lot is one sweep's work too."""
+    if not found:
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            _RAISE,
+            {
+                "kind": kind,
+                "subjects": [str(subject) for subject in found],
+                "players": [subject if isinstance(subject, uuid.UUID) else None for subject in found],
+                "evidence": [json.dumps(evidence) for evidence in found.values()],
+            },
+        )
+        new = dict(cursor.fetchall())
+        alerts.owe(new)
+    evidence = {str(subject): of_it for subject, of_it in found.items()}
+    metrics.alerts.labels(kind).inc(len(new))
+    for subject in new.values():
+        log.warning("alert", kind=str(kind), subject=subject, **evidence[subject])

@@ -36,12 +36,12 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(130))  # the way out takes everything along that was started
     began, load = time.monotonic(), [os.getloadavg()[0]]
     rows: list[Row] = []
+    problems: list[str] = []
     try:
-        for row in measured(options.only or list(SCENARIOS), Plan(options.quick), began):
+        for row in measured(options.only or list(SCENARIOS), Plan(options.quick), began, problems):
             rows.append(row)
     except (BenchmarkError, EngineRefusal) as problem:
-        print(f"Not measured: {problem}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(not_measured([str(problem)]))
     except KeyboardInterrupt:
         sys.exit(130)
     seconds = time.monotonic() - began
@@ -53,7 +53,16 @@ def main() -> None:
     if options.markdown is not None:
         known = options.markdown.read_text() if options.markdown.exists() else ""
         write(options.markdown, report.spliced(known, report.as_page(rows, seconds, load)))
+    if problems:
+        sys.exit(not_measured(problems))
     sys.exit(1 if any(row.figures()["errors"] for row in rows) else 0)
+
+
+def not_measured(problems: list[str]) -> int:
+    """Says so. Returns: the exit status."""
+    for problem in problems:
+        print(f"Not measured: {problem}", file=sys.stderr)
+    return 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def measured(names: list[str], plan: Plan, began: float) -> Iterator[Row]:
-    """Each row as soon as it is known. Progress goes to stderr."""
+def measured(names: list[str], plan: Plan, began: float, problems: list[str]) -> Iterator[Row]:
+    """Each row as soon as it is known. Progress goes to stderr, what could not be measured to `problems`; the rest goes on."""
 
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
@@ -80,9 +89,13 @@ def measured(names: list[str], plan: Plan, began: float) -> Iterator[Row]:
         for name, scenario in SCENARIOS.items():
             if name in names:
                 say(f"— {name}")
-                for row in scenario(stage, plan):
-                    say(report.one_line(row))
-                    yield row
+                try:
+                    for row in scenario(stage, plan):
+                        say(report.one_line(row))
+                        yield row
+                except BenchmarkError as problem:
+                    say(f"not measured: {problem}")
+                    problems.append(f"{name}: {problem}")
 
 
 def write(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from benchmarks.figures import Row
 from benchmarks.measuring import issue, run, warm
 from benchmarks.plan import Plan
-from benchmarks.stage import Stage
+from benchmarks.stage import HIGH_LIMITS, Stage
 
 PLAYERS = 1_000
 WARM = 3_000
@@ -22,6 +22,13 @@ def flows(stage: Stage, plan: Plan) -> Iterator[Row]:
             for _ in range(plan.runs):
                 row.runs.append(run(stage, server, "both", plan.operations(total), connections))
             yield row
+    stage.raise_caps()
+    with stage.serving(settings=HIGH_LIMITS) as server:
+        warm(stage, server, plan.operations(WARM))
+        row = Row("complete + redeem", "complete + redeem, 64 at once, limits counted")
+        for _ in range(plan.runs):
+            row.runs.append(run(stage, server, "both", plan.operations(4_000), 64))
+        yield row
 
 
 def redemptions(stage: Stage, plan: Plan) -> Iterator[Row]:

@@ -199,7 +199,7 @@ def test_what_a_killed_process_had_taken_is_due_again_in_a_minute(receiver, alic
 
 def test_several_at_once_send_each_alert_once(receiver, world):
     for number in range(12):
-        watch._raise_flag(Flag.Kind.FAILED_REDEMPTIONS, f"192.0.2.{number}", {})
+        watch._raise_flags(Flag.Kind.FAILED_REDEMPTIONS, {f"192.0.2.{number}": {}})
 
     def run() -> None:
         try:

@@ -1,5 +1,6 @@
 """The benchmark's arithmetic, where a mistake would be silent, and one quick look at whether it runs."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,12 +8,15 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import bars, processes, report
+from benchmarks import bars, cli, processes, report
 from benchmarks.figures import Bar, Row, Run, percentile, ratio, spread
+from benchmarks.plan import Plan
+from benchmarks.stage import BenchmarkError
 from benchmarks.watchers import Picture, answers_to_frames, whole_frame
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +150,20 @@ def test_results_take_the_place_of_the_last_ones_and_of_nothing_else():
     assert report.spliced(once, "new") == once
     assert report.spliced("", "new") == "new\n"
     assert all(mark in (ROOT / "docs" / "performance.md").read_text() for mark in report.MARKS)
+
+
+def test_a_scenario_that_cannot_be_measured_costs_the_others_nothing(monkeypatch):
+    def broken(_stage: object, _plan: object) -> Iterator[Row]:
+        yield Row("broken", "its first row")
+        raise BenchmarkError("the server does not start")
+
+    monkeypatch.setattr(cli, "set_stage", lambda _say: contextlib.nullcontext())
+    monkeypatch.setattr(cli, "SCENARIOS", {"broken": broken, "fine": lambda _stage, _plan: iter([Row("fine", "a row")])})
+    problems: list[str] = []
+    rows = list(cli.measured(["broken", "fine"], Plan(quick=True), 0.0, problems))
+    assert [row.name for row in rows] == ["its first row", "a row"]
+    assert problems == ["broken: the server does not start"]
+    assert cli.not_measured(problems) == 2
 
 
 @pytest.mark.timeout(300)  # 13 s alone; other runs may share the machine

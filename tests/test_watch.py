@@ -16,8 +16,8 @@ from django.utils import timezone
 from prometheus_client import REGISTRY
 
 from actions import watch
-from actions.models import ActionLog, Flag
-from leaderboard import closing, healing, moderation
+from actions.models import ActionLog, AlertDelivery, Flag
+from leaderboard import closing, healing, moderation, sample_players
 from leaderboard.models import Player, ScoreEntry
 from scoreboard_project import background, limits
 from scoreboard_project.errors import Unavailable
@@ -81,6 +81,18 @@ def test_over_1000_points_within_a_minute_is_a_flag_a_warning_and_a_count(alice,
     [line] = news()
     assert (line["kind"], line["subject"], line["pointsInAMinute"]) == ("fast_gain", str(alice.pk), 1001)
     assert counted("fast_gain") == before + 1
+
+
+def test_many_at_once_are_as_many_flags_in_as_few_statements_as_one(alice, news, django_assert_max_num_queries, settings):
+    settings.ALERT_WEBHOOK_URL = "https://alerts.example.org/"
+    crowd = sample_players.make(sample_players.names(40))
+    for player in [alice, *crowd]:
+        gained(player, 1001)
+    with django_assert_max_num_queries(12):  # 5 of them savepoints and looks at the rest
+        watch.sweep()
+    assert flags() == {("fast_gain", str(player.pk)) for player in [alice, *crowd]}
+    assert {line["subject"] for line in news()} == {subject for _, subject in flags()}
+    assert AlertDelivery.objects.count() == 41
 
 
 def test_1000_points_within_a_minute_are_none(alice, news):
