@@ -95,7 +95,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self._too_many("player")
             return
         self.hub = live.hub()
-        self.outbox = Outbox(self.base_send, self.scope.get("extensions", {}).get("scoreboard.abort"))
+        extensions = self.scope.get("extensions", {})
+        self.outbox = Outbox(self.base_send, extensions.get("scoreboard.abort"), extensions.get("scoreboard.write"))
         self._seen: deque[float] = deque(maxlen=MESSAGES_A_SECOND)
         if caller:
             self.hub.know_player(self.outbox, str(caller.player_id), caller.epoch)

@@ -17,6 +17,7 @@ class Outbox:
     Args:
         send: the ASGI `send` of an accepted WebSocket.
         abort: closes the connection with a code although its buffers are full; not every server offers that.
+        write: sends a text at once, if nothing has to wait (else it returns False); not every server offers that either.
 
     Attributes:
         player_id: who watches, once that is known.
@@ -24,13 +25,17 @@ class Outbox:
         stalled_since: event-loop time at which the write under way began to wait; None while nothing waits.
     """
 
-    __slots__ = ("_abort", "_messages", "_picture", "_send", "_task", "epoch", "player_id", "stalled_since")
+    __slots__ = ("_abort", "_messages", "_picture", "_send", "_task", "_write", "epoch", "player_id", "stalled_since")
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]], abort: Callable[[int], None] | None = None
+        self,
+        send: Callable[[dict[str, Any]], Coroutine[Any, Any, None]],
+        abort: Callable[[int], None] | None = None,
+        write: Callable[[str], bool] | None = None,
     ) -> None:
         self._send = send
         self._abort = abort
+        self._write = write
         self._picture: str | None = None
         self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
         self._task: asyncio.Task | None = None
@@ -67,6 +72,8 @@ class Outbox:
             self._abort(code)
 
     def _start(self, text: str) -> None:
+        if self._write is not None and self._write(text):
+            return
         # Nearly every write ends without waiting: it is run here to its first wait, and only then costs a task.
         write = self._send({"type": "websocket.send", "text": text})
         try:

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from django.conf import settings as django_settings
 from django.test import Client
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 from websockets.asyncio.client import ClientConnection
+from websockets.protocol import Protocol, Side
 
 from leaderboard import board, feeds, live, moderation
 from leaderboard.consumers import origin_allowed
@@ -24,6 +26,7 @@ from leaderboard.models import Player
 from leaderboard.outbox import MESSAGES_KEPT, TOO_SLOW, Outbox
 from scoreboard_project import sign_in
 from scoreboard_project.request_id import RequestId
+from scoreboard_project.websocket_protocol import BoundedWebSocket
 from tests.conftest import Api, Server, make_player, serving
 
 LIVE = "/api/v1/scores/live"
@@ -738,6 +741,56 @@ async def test_what_comes_while_the_rest_goes_out_goes_out_too():
     outbox.show("picture 3")
     await wire.flush(outbox)
     assert wire.sent == ["picture 1", "picture 2", "picture 3"]
+
+
+async def test_what_need_not_wait_takes_the_short_way_and_the_rest_stays_in_order_behind_what_must():
+    wire, at_once, short = Wire(), [], True
+    outbox = Outbox(wire.send, write=lambda text: short and not at_once.append(text))
+    outbox.show("picture 1")
+    short = False
+    wire.free.clear()
+    outbox.show("picture 2")
+    short = True
+    outbox.show("picture 3")
+    outbox.say("message")
+    assert at_once == ["picture 1"]  # not past picture 2, which waits
+    await wire.flush(outbox)
+    assert wire.sent == ["picture 2", "message", "picture 3"]
+    outbox.show("picture 4")
+    assert at_once == ["picture 1", "picture 4"]
+
+
+@pytest.mark.parametrize("text", ["", "x" * 125, "ä" * 200, "x" * 70_000])
+def test_a_frame_written_at_once_is_the_one_that_the_library_sends(text):
+    library = Protocol(Side.SERVER)
+    library.send_text(text.encode())
+    protocol, written = connected()
+    assert protocol.write(text)
+    assert written == [b"".join(library.data_to_send())]
+
+
+def test_nothing_is_written_at_once_to_who_does_not_read_has_gone_or_wants_it_compressed():
+    refused = []
+    for change in (
+        lambda protocol: protocol.writable.clear(),
+        lambda protocol: protocol.conn.send_close(1000),
+        lambda protocol: setattr(protocol, "disconnected", True),
+        lambda protocol: setattr(protocol.conn, "extensions", ["permessage-deflate"]),
+    ):
+        protocol, written = connected()
+        change(protocol)
+        refused.append((protocol.write("picture"), written))
+    assert refused == [(False, [])] * 4
+
+
+def connected() -> tuple[BoundedWebSocket, list[bytes]]:
+    """A connection that is open and reads, and what was written to it."""
+    written: list[bytes] = []
+    protocol = BoundedWebSocket.__new__(BoundedWebSocket)
+    protocol.writable, protocol.conn, protocol.disconnected = asyncio.Event(), Protocol(Side.SERVER), False
+    protocol.transport = SimpleNamespace(write=written.append)
+    protocol.writable.set()
+    return protocol, written
 
 
 @pytest.mark.parametrize("held_up", [False, True])
