@@ -286,6 +286,8 @@ def serving(folder: Path, *, port: int = 0, **environment: str) -> Iterator[Serv
             pass_fds=[listener.fileno()],
             stdout=output,
             stderr=output,
+            # A test may freeze it: Linux sends SIGHUP to the whole group of a process that stands still when another one ends.
+            start_new_session=True,
         )
         server = Server(process, listener.getsockname()[1], log)
     try:

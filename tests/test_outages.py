@@ -31,7 +31,9 @@ def own_redis(settings, tmp_path, world) -> Iterator[subprocess.Popen]:
     address = folder / "valkey.sock"
     binary = str(get_binary_path())
     process = subprocess.Popen(
-        [binary, "--port", "0", "--unixsocket", str(address), "--save", "", "--daemonize", "no"], stdout=subprocess.DEVNULL
+        [binary, "--port", "0", "--unixsocket", str(address), "--save", "", "--daemonize", "no"],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # see `serving`
     )
     try:
         with contextlib.closing(redis.Redis(unix_socket_path=str(address))) as probe:
