@@ -12,7 +12,7 @@ All keys are under one hash tag, so that every script also runs on Redis Cluster
 2 is the format: a release that changes it takes another number, and both copies stand side by side while servers are replaced.
 
 Ascending order is the board's order: points descending, then who reached them first, then player id. It is the order of
-the SQL index, byte for byte. Where `watermark` is missing the copy is *cold*: nothing reads or writes it until `rebuild`.
+the SQL index, byte for byte. Where `watermark` is missing the copy is *cold*: nothing reads or writes it until `board_rebuild`.
 
 A player's points of the latest day, week and month come as absolute numbers under the one revision, never as increments: placing
 twice, or late, or in the wrong order changes nothing. `earned_at` says which day, week and month that is, and never goes back.
@@ -20,9 +20,7 @@ twice, or late, or in the wrong order changes nothing. `earned_at` says which da
 
 import json
 import uuid
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -30,12 +28,10 @@ from json.encoder import encode_basestring
 from typing import Any, NamedTuple, cast
 
 import structlog
-from redis.client import Pipeline
 
 from leaderboard import board_scripts as lua
-from leaderboard import periods
 from leaderboard.periods import KINDS, Period, of_date
-from scoreboard_project.redis_client import client, script, unhurried
+from scoreboard_project.redis_client import client, script
 
 log = structlog.get_logger(__name__)
 
@@ -142,13 +138,14 @@ def key_of(period: Period) -> str:
 
 
 @lru_cache(maxsize=64)
-def _sets_on(day: date) -> tuple[list[str], list[int]]:
+def sets_on(day: date) -> tuple[list[str], list[int]]:
     """The sorted sets of a day, its week and its month; and when each may go, in seconds since 1970."""
     periods = [of_date(kind, day) for kind in KINDS]
-    return [key_of(period) for period in periods], [_gone_at(period) for period in periods]
+    return [key_of(period) for period in periods], [gone_at(period) for period in periods]
 
 
-def _gone_at(period: Period) -> int:
+def gone_at(period: Period) -> int:
+    """When its sorted set may go, in seconds since 1970."""
     return int(period.end.timestamp()) + KEPT_SECONDS
 
 
@@ -165,7 +162,7 @@ def place(standings: Sequence[Standing]) -> Placed:
         day = standing.earned_at.astimezone(UTC).date() if standing.earned_at else None
         if day not in begins:
             begins[day] = len(keys) + 1
-            sets, may_go = _sets_on(day)
+            sets, may_go = sets_on(day)
             keys += sets
             gone += may_go
         args.extend(standing.packed())
@@ -282,67 +279,6 @@ def watermark() -> int | None:
 def advance(mark: int) -> None:
     """Move the watermark on; never back, and never onto a cold board."""
     script(lua.ADVANCE)(keys=KEYS, args=[mark])
-
-
-def rebuild(everyone: Iterable[Sequence[Standing]], mark: datetime) -> int:
-    """Build the boards aside from chunks of standings, then swap them in while readers read on.
-
-    Args:
-        mark: the watermark of the new boards; changes committed after it are the reconciler's to add.
-
-    Returns: the new `seq`.
-    """
-    running = periods.all_of(mark)
-    gone = {key_of(period): _gone_at(period) for period in [*running, *periods.following(running)]}
-    aside = {key: f"{key}:{uuid.uuid4().hex}" for key in (ORDER, PLAYERS, *gone)}
-    try:
-        # One chunk is written while the next is prepared: Redis takes as long for one as Python does.
-        with ThreadPoolExecutor(max_workers=1) as writer:
-            writing: Future | None = None
-            for chunk in everyone:
-                prepared = _prepared(chunk, aside)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(_write, prepared)
-            if writing is not None:
-                writing.result()
-        for key in (ORDER, PLAYERS):
-            client().persist(aside[key])
-        pairs = [name for key in gone for name in (key, aside[key])]
-        args = [microseconds(mark), *gone.values()]
-        return int(script(lua.SWAP)(keys=[*KEYS, aside[ORDER], aside[PLAYERS], *pairs], args=args))
-    finally:
-        client().delete(*aside.values())
-
-
-def _prepared(chunk: Sequence[Standing], aside: dict[str, str]) -> Pipeline:
-    """What writes a chunk into what stands aside: `order`, `players`, and the running periods' sorted sets."""
-    sets: defaultdict[str, list[Any]] = defaultdict(list)  # score, member, score, member…
-    held: list[Any] = []
-    for standing in chunk:
-        id_, revision, reached, earned_at, points, day, week, month, profile, listed = standing.packed()
-        held += id_, f"{revision} {reached} {earned_at} {points} {day} {week} {month} {profile}"
-        if not listed:
-            continue
-        if points > 0:
-            sets[ORDER] += -points, reached + id_
-        if standing.earned_at:
-            member = earned_at + id_
-            for key, gained in zip(_sets_on(standing.earned_at.astimezone(UTC).date())[0], (day, week, month), strict=True):
-                if gained > 0 and key in aside:
-                    sets[key] += -gained, member
-    pipe = unhurried().pipeline(transaction=False)
-    for key, members in sets.items():
-        pipe.execute_command("ZADD", aside[key], *members)  # `zadd` would take all of it apart and together again
-    pipe.hset(aside[PLAYERS], items=held)
-    for key in (*sets, PLAYERS):  # an abandoned attempt must not stay for ever
-        pipe.expire(aside[key], 600)
-    return pipe
-
-
-def _write(prepared: Pipeline) -> None:
-    with prepared:
-        prepared.execute()
 
 
 def everyone(period: Period | None = None) -> Iterator[tuple[int, uuid.UUID, int]]:

@@ -13,7 +13,7 @@ from itertools import islice, zip_longest
 import structlog
 from django.db import connection, transaction
 
-from leaderboard import audit, board, closing, ledger, live, periods, standings
+from leaderboard import audit, board, board_rebuild, closing, ledger, live, periods, standings
 from leaderboard.models import Score
 from scoreboard_project import metrics
 from scoreboard_project.db import read_in_bulk
@@ -69,7 +69,7 @@ def rebuild() -> int:
 
     with transaction.atomic():
         read_in_bulk()
-        seq = board.rebuild(everyone(), mark)
+        seq = board_rebuild.rebuild(everyone(), mark)
     _reapply(since=board.microseconds(mark))
     live.announce(changed=True, gains=[])
     log.info("board_rebuilt", players=count, seq=seq)

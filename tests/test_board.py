@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leaderboard import board, healing, ledger, reading
+from leaderboard import board, board_rebuild, healing, ledger, reading
 from leaderboard.models import MAX_SCORE, Player, Score
 from scoreboard_project.redis_client import client
 from tests.conftest import make_player
@@ -93,16 +93,16 @@ def test_without_its_watermark_the_board_is_cold_and_nothing_is_written_to_it(em
 
 def test_seq_never_falls_not_even_across_a_flush_or_a_rebuild(empty):
     seen = [board.place([standing(ALICE, 1)]).seq]
-    seen.append(board.rebuild([[standing(ALICE, 1)]], NOON))
+    seen.append(board_rebuild.rebuild([[standing(ALICE, 1)]], NOON))
     client().flushdb()
-    seen.append(board.rebuild([[standing(ALICE, 1)]], NOON))
+    seen.append(board_rebuild.rebuild([[standing(ALICE, 1)]], NOON))
     seen += [board.place([standing(ALICE, revision, revision=revision)]).seq for revision in range(2, 50)]
     assert seen == sorted(set(seen))
 
 
 def test_a_rebuild_replaces_everything_at_once_and_leaves_nothing_behind(empty):
     board.place([standing(ALICE, 10)])
-    board.rebuild([[standing(BOB, 5)], [standing(CAROL, 7)]], NOON)
+    board_rebuild.rebuild([[standing(BOB, 5)], [standing(CAROL, 7)]], NOON)
     assert order() == [(CAROL, 7), (BOB, 5)]
     assert board.watermark() == board.microseconds(NOON)
     assert sorted(key.decode() for key in client().keys("{board}*")) == sorted(board.KEYS)

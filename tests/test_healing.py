@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from structlog.testing import capture_logs
 
-from leaderboard import audit, board, healing, ledger
+from leaderboard import audit, board, board_rebuild, healing, ledger
 from leaderboard.models import Score
 from scoreboard_project import redis_client
 from scoreboard_project.redis_client import client
@@ -109,14 +109,14 @@ def test_a_transaction_that_had_not_begun_to_write_when_the_watermark_moved_is_f
 
 def test_what_is_written_during_a_rebuild_is_on_the_rebuilt_board(alice, bob, monkeypatch):
     award(alice, 5)
-    original = board.rebuild
+    original = board_rebuild.rebuild
 
     def interrupted(everyone, mark):
         chunks = list(everyone)
         award(bob, 50)  # after the scores were read, before the swap
         return original(chunks, mark)
 
-    monkeypatch.setattr(board, "rebuild", interrupted)
+    monkeypatch.setattr(board_rebuild, "rebuild", interrupted)
     healing.rebuild()
     assert board.standings([bob.pk]) == [(1, 50)]
 

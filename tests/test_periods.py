@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from leaderboard import board, closing, healing, ledger, live, moderation, periods, reading, standings
+from leaderboard import board, board_rebuild, closing, healing, ledger, live, moderation, periods, reading, standings
 from leaderboard.models import PastPeriod, PastScore, Player, Score, ScoreEntry
 from leaderboard.periods import KINDS, Period
 from scoreboard_project.errors import Conflict
@@ -130,7 +130,7 @@ def test_where_a_period_begins_and_ends(kind, day, first, after):
 def any_week_start(settings):
     yield settings
     periods.of_date.cache_clear()
-    board._sets_on.cache_clear()
+    board.sets_on.cache_clear()
 
 
 @pytest.mark.parametrize("weekday", range(7))
@@ -401,7 +401,7 @@ def test_a_rebuild_makes_the_running_periods_anew_and_throws_away_what_is_forged
 def test_what_is_earned_after_midnight_during_a_rebuild_is_counted_once(clock, alice, bob, monkeypatch):
     award(alice, 5)
     award(bob, 3)
-    original = board.rebuild
+    original = board_rebuild.rebuild
 
     def interrupted(everyone, mark):
         chunks = list(everyone)
@@ -411,7 +411,7 @@ def test_what_is_earned_after_midnight_during_a_rebuild_is_counted_once(clock, a
         award(alice, 20)
         return seq
 
-    monkeypatch.setattr(board, "rebuild", interrupted)
+    monkeypatch.setattr(board_rebuild, "rebuild", interrupted)
     healing.rebuild()
     monkeypatch.undo()
     assert client().zcard(board.key_of(periods.current("day"))) == 1
@@ -447,7 +447,7 @@ def test_another_first_day_of_the_week_takes_effect_with_a_rebuild(clock, alice,
     closing.close_past()
     any_week_start.WEEK_STARTS_ON = 6
     periods.of_date.cache_clear()
-    board._sets_on.cache_clear()
+    board.sets_on.cache_clear()
     call_command("rebuild_leaderboard")
     closing.close_past()
     assert on_board("week", date(2031, 6, 1)) == [("alice", 10)]
