@@ -291,6 +291,13 @@ def test_an_alert_is_raised_once_while_it_is_open_and_again_after_closing(alice,
     assert flags() == {("fast_gain", str(alice.pk))}
 
 
+def test_what_is_flagged_already_is_neither_news_nor_an_error(alice, news):
+    for _ in range(2):
+        watch.never_issued(alice.pk, uuid.uuid4())
+    assert flags() == {("never_issued", str(alice.pk))}
+    assert len(news()) == 1
+
+
 async def test_parallel_failures_raise_it_once_too(api, alice, news, no_limits):
     before = counted("failed_redemptions")
     await asyncio.gather(*(fail(api, alice) for _ in range(40)))
