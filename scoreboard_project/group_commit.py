@@ -4,8 +4,8 @@ There is no timer: the first item starts a batch at once, and what arrives while
 request waits for nobody; under load, one COMMIT pays for all that came meanwhile. And nobody waits without end: when
 PostgreSQL stalls, callers get `Unavailable` after `patience`, and no more than `longest` wait.
 
-Batches of several kinds may take turns in one lane. In threads of their own they took the interpreter from each other, each
-batch was half as large, and completing and redeeming cost a seventh more CPU.
+Batches of several kinds may take turns in one lane: in threads of their own they took the interpreter from each other, and
+completing and redeeming cost a tenth more CPU.
 """
 
 import asyncio
